@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-fast lint bench readme clean
+
+setup: $(VENV)/.ready
+
+# The bot, its test tools; the quantizers' environment is made by the bot when it first needs it.
+$(VENV)/.ready: pyproject.toml runners/environments/bot.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "release-bot needs Python 3.11 or newer; try: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c runners/environments/bot.txt -e '.[demo,test]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/release-bot demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+# Everything but the real quantizers: a minute or two.
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not e2e'
+
+lint: setup
+	$(BIN)/ruff check bot tests
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+# The generated parts of the README: the recipe table.
+readme: setup
+	$(BIN)/python -m bot.readme
+
+clean:
+	rm -rf $(VENV) .release-bot build *.egg-info

@@ -1,0 +1,1 @@
+"""Where the bot touches the outside: the Hub, GitHub, subprocesses, environments."""

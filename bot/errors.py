@@ -1,0 +1,94 @@
+"""Every error the bot raises on purpose, and the exit code of each.
+
+An error answers four questions: *what* went wrong (the value and its limit), *where*
+(file and line, tensor, repo), *why* that happens, and what to do *next*. `cli.main` is the
+only place that prints one and exits; a traceback appears only with `--debug`. The class
+also decides what an unattended run does: only `InfrastructureError` is retried.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ReleaseBotError(Exception):
+    """Base of all deliberate errors; on its own it means a defect of the bot (exit 1)."""
+
+    exit_code: ClassVar[int] = 1
+    title: ClassVar[str] = "internal error"
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  {label}: {text}" for label, text in self._details() if text]
+        return "\n".join(lines)
+
+    def _details(self) -> list[tuple[str, str]]:
+        return [("where", self.where), ("why", self.why), ("next", self.fix)]
+
+
+class BackendError(ReleaseBotError):
+    """A quantizer stopped, or did something it must not do (a failed calibration forward, a NaN loss)."""
+
+    title = "the quantizer failed"
+
+
+class UsageError(ReleaseBotError):
+    """The command line or the configuration cannot be acted on."""
+
+    exit_code = 2
+    title = "usage"
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be read, or that asks for what cannot be."""
+
+    title = "recipe"
+
+
+class InputError(ReleaseBotError):
+    """A checkpoint, repo or data set that is missing, unreadable, truncated or hostile."""
+
+    exit_code = 3
+    title = "unreadable input"
+
+
+class InfrastructureError(ReleaseBotError):
+    """Network, disk, memory, port: the same work may succeed later. The only class that is retried."""
+
+    exit_code = 4
+    title = "infrastructure"
+
+
+class AuditFailed(ReleaseBotError):
+    """The checkpoint is readable, and wrong."""
+
+    exit_code = 5
+    title = "audit failed"
+
+
+class GateFailed(ReleaseBotError):
+    """The evidence is complete, and below a recipe's threshold."""
+
+    exit_code = 6
+    title = "gate failed"
+
+
+class Refused(ReleaseBotError):
+    """Something moved or forbids it: a changed digest, a moved base, a rehearsal sent to the real Hub."""
+
+    exit_code = 7
+    title = "refused"
+
+
+class Interrupted(ReleaseBotError):
+    """Stopped by the user; what was done is kept and the next run goes on from there."""
+
+    exit_code = 130
+    title = "interrupted"
