@@ -1,0 +1,169 @@
+"""`release-bot demo`: the main job, end to end, on what is in the box.
+
+An embedded Hub is started over one git-ignored folder and filled with the tiny trained base and
+with stand-ins of the data sets under their real ids; then every recipe runs through the real
+pipeline: real quantizers, repair, audit, upload, card, publish. Recipes are scaled down by
+`--set` values that evidence and cards name. The Hub is stopped at the end; a second run finds
+everything done.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bot import localhub, log
+from bot import recipe as recipes
+from bot.config import Config
+from bot.demo import pages
+from bot.errors import InputError
+
+FIXTURE = Path(__file__).resolve().parent.parent.parent / "tests" / "fixtures" / "qwen3.5-tiny"
+BASE = "Qwen/Qwen3.5-tiny"
+
+# Scaled down so that four releases take minutes on two cores; each is a normal `--set`.
+_SHORT = {"calibration.sets.*.num_samples": "16", "calibration.sets.*.lengths.max_tokens": "512"}
+SCALE: dict[str, dict[str, str]] = {
+    "gptq-foem-g32": {**_SHORT, "calibration.sets.*.lengths.min_tokens": "64"},
+    "gptq-w4a16-g128": {**_SHORT, "calibration.sets.*.num_samples": "32"},
+    "autoround-w4a16-g128": {
+        **_SHORT,
+        "calibration.sets.*.lengths.min_tokens": "512",
+        "method.iterations": "20",
+        "method.batch_size": "4",
+        "method.torch_compile": "false",
+    },
+    "nvfp4": dict(_SHORT),
+}
+COLUMNS = (
+    "recipe",
+    "bits/weight",
+    "quantized",
+    "kept language",
+    "vision",
+    "MTP",
+    "total",
+    "rel. error",
+    "seconds",
+    "peak memory",
+)
+
+
+def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
+    """Rehearse the releases named in `only` (default: all recipes); returns what `--json` prints."""
+    names = only or recipes.names()
+    for name in names:
+        recipes.load(name)
+    home = config.home / "demo"
+    started = time.monotonic()
+    with localhub.running(home / "hub") as hub_process:
+        _point_at(hub_process)
+        from bot.edges import hub as hubs
+
+        hub = hubs.Hub(embedded=hubs.prepare_environment(config.home))
+        with log.step("Seeding the embedded Hub"):
+            seed(hub)
+        found = [_release(name, index, names, hub, config, home) for index, name in enumerate(names, 1)]
+    rows = [each["row"] for each in found]
+    index = pages.write_index(
+        home / "pages" / "index.html", COLUMNS, rows, [f"{name}.html" for name in names]
+    )
+    _say_goodbye(rows, [index, *(Path(each["page"]) for each in found)], home, time.monotonic() - started)
+    return {
+        "schema_version": 1,
+        "releases": [{key: each[key] for key in each if key != "row"} for each in found],
+        "pages": [str(index), *(each["page"] for each in found)],
+        "hub": str(home / "hub"),
+        "serve": _serve_command(home),
+    }
+
+
+def _point_at(hub_process: localhub.Running) -> None:
+    """Everything from here on, this process and its children, talks to the embedded Hub only."""
+    os.environ["HF_ENDPOINT"] = hub_process.url
+    os.environ["HF_TOKEN"] = hub_process.token
+
+
+def seed(hub: Any) -> None:
+    """Bring the tiny base and the stand-in data sets to the embedded Hub, unless they are there."""
+    from bot.demo import standins
+
+    if not (FIXTURE / "config.json").is_file():
+        raise InputError(
+            "the tiny base is missing", where=str(FIXTURE), fix="run the demo from a checkout of the project"
+        )
+    if not _is_seeded(hub, BASE, "model"):
+        _commit(hub, BASE, "model", FIXTURE)
+    wanted = {each.dataset for name in recipes.names() for each in recipes.load(name).calibration.sets}
+    wanted |= {recipes.load(name).evaluation.dataset for name in recipes.names()}
+    missing = [each for each in sorted(wanted) if not _is_seeded(hub, each, "dataset")]
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        written = standins.write_standins(Path(folder))
+        for each in missing:
+            _commit(hub, each, "dataset", written[each])
+
+
+def _is_seeded(hub: Any, repo_id: str, repo_type: str) -> bool:
+    """Whether the repo holds more than what creating it put there: the one commit came through."""
+    if not hub.api.repo_exists(repo_id, repo_type=repo_type):
+        return False
+    return bool(set(hub.api.list_repo_files(repo_id, repo_type=repo_type)) - {".gitattributes"})
+
+
+def _commit(hub: Any, repo_id: str, repo_type: str, folder: Path) -> None:
+    from huggingface_hub import CommitOperationAdd
+
+    log.info(f"  {repo_type} {repo_id}")
+    hub.api.create_repo(repo_id, repo_type=repo_type, exist_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in files]
+    hub.api.create_commit(repo_id, additions, commit_message="Seed", repo_type=repo_type)
+
+
+def _release(name: str, index: int, names: list[str], hub: Any, config: Config, home: Path) -> dict[str, Any]:
+    from bot import pipeline
+
+    log.info(f"\nRelease {index} of {len(names)}: {name}")
+    overrides = SCALE.get(name, _SHORT)
+    recipe = pipeline.load_recipe(name, overrides)
+    job = pipeline.prepare(BASE, recipe, overrides, hub, config, home / "work")
+    summary = pipeline.run(job)
+    page = pages.write_card(job.workspace.card, home / "pages" / f"{name}.html", job.release.target_repo)
+    return {**summary, "page": str(page), "row": _row(name, pipeline.evidence_of(job))}
+
+
+def _row(name: str, found: Any) -> tuple[str, ...]:
+    from bot import figures
+
+    inventory = found.audit.report.inventory
+    size = inventory.component_bytes
+    return (
+        name,
+        figures.fixed(inventory.bits_per_weight, 2),
+        *(figures.gib(size[part]) for part in ("quantized", "language", "visual", "mtp")),
+        figures.gib(inventory.tensor_bytes),
+        figures.fixed(found.audit.report.distance.relative_error, 4),
+        figures.fixed(found.quantize.wall_s, 1),
+        figures.gib(found.quantize.result.peak_memory_bytes),
+    )
+
+
+def _serve_command(home: Path) -> str:
+    folder = home / "hub"
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f".venv/bin/release-bot hub serve {shown}"
+
+
+def _say_goodbye(rows: list[tuple[str, ...]], written: list[Path], home: Path, wall_s: float) -> None:
+    print()
+    print(log.table(COLUMNS, rows, title="Four releases, rehearsed" if len(rows) == 4 else "Rehearsed"))
+    print(f"\nin {log.duration(wall_s)}. Rendered pages:")
+    for path in written:
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        print(f"  {shown}")
+    print(f"\nTo look at the embedded Hub that they were published on:\n  {_serve_command(home)}")
