@@ -1,0 +1,221 @@
+"""The heavy Python environments, made on demand from a pinned requirement file and kept while it is unchanged.
+
+The quantizers (and later vLLM) pin packages that exclude each other and the bot, so each lives in a virtual
+environment of its own below `<home>/envs/`. Its folder's name carries a digest of the requirement file, the
+Python version and the machine: an edited file makes a new environment, and an old one is never changed in place.
+A marker file is written last, atomically; a folder without one is a build that was interrupted, and is rebuilt.
+
+`torch` is installed by a call of its own, before anything that depends on it, and the rest with `--no-deps`
+from full pins, checked by `pip check` afterwards. So no resolver gets to choose another torch, which is how a
+CUDA build of several GB ends up on a machine without a GPU; that the right build came is checked all the same.
+Which registry serves it is pip's configuration, and no business of the files here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot import log
+from bot.edges import process
+from bot.errors import InfrastructureError, UsageError
+from bot.models import write_atomically
+
+REQUIREMENTS_DIR = Path(__file__).resolve().parents[2] / "runners" / "environments"
+MARKER = "complete.json"
+NEEDED_BYTES = {"cpu": 3 * 2**30, "cuda": 12 * 2**30}
+LOCK_PERIOD_S = 1.0
+
+_PROBE = """
+import json, platform
+from importlib.metadata import distributions
+import torch
+packages = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}
+print(json.dumps({"python": platform.python_version(), "cuda": torch.version.cuda, "packages": packages}))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """A ready environment: its interpreter, the digest of what it was made from, what is installed."""
+
+    name: str
+    python: Path
+    digest: str
+    versions: dict[str, str]
+
+
+def digest(name: str) -> str:
+    """sha256 over the requirement file, the Python version and the machine: what an environment depends on."""
+    parts = [_requirements(name).read_text(encoding="utf-8"), platform.python_version(), sys.platform]
+    return hashlib.sha256("\0".join([*parts, platform.machine()]).encode()).hexdigest()
+
+
+def ensure(name: str, home: Path) -> Environment:
+    """The environment `name` below `home`, built now if there is none for the present requirement file.
+
+    Raises UsageError for an unknown name; InfrastructureError when the disk is too small, pip fails, or the
+    torch build that was served is for another device.
+    """
+    key = digest(name)
+    folder = home.resolve() / "envs" / f"{name}-{key[:12]}"
+    if ready := _read(name, folder, key):
+        return ready
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock"), name):
+        if ready := _read(name, folder, key):  # the other process built it
+            return ready
+        with log.step(f"Building the environment {name}"):
+            _build(name, folder, key)
+    ready = _read(name, folder, key)
+    assert ready is not None
+    return ready
+
+
+def _requirements(name: str) -> Path:
+    path = REQUIREMENTS_DIR / f"{name}.txt"
+    if not path.is_file():
+        known = sorted(each.stem for each in REQUIREMENTS_DIR.glob("*.txt"))
+        raise UsageError(f"no environment is called {name!r}", where=str(path), fix=f"there are: {', '.join(known)}")
+    return path
+
+
+def _read(name: str, folder: Path, key: str) -> Environment | None:
+    python = folder / "bin" / "python"
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        if marker["digest"] == key and python.exists():
+            return Environment(name=name, python=python, digest=key, versions=dict(marker["versions"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Hold the build lock; the kernel drops it when its holder dies, so it is never stale."""
+    with open(path, "w", encoding="ascii") as file:
+        started = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - started < LOCK_PERIOD_S:
+                    log.info(f"  another process is building {name}; waiting for it")
+                time.sleep(LOCK_PERIOD_S)
+        yield
+
+
+def _build(name: str, folder: Path, key: str) -> None:
+    _refuse_full_disk(name, folder.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    requirements = _requirements(name)
+    pins = _pins(requirements)
+    build_log = folder.parent / f"{folder.name}.log"
+    build_log.unlink(missing_ok=True)
+    pip = _Pip(folder / "bin" / "python", build_log)
+    pip.run([sys.executable, "-m", "venv", str(folder)], "creating")
+    install = [str(pip.python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    torch = f"torch=={pins['torch']}"
+    with log.Progress("packages", total=len(pins)) as pip.progress:
+        pip.run([*install, torch, "-c", str(requirements)], "torch")
+        pip.run([*install, "--no-deps", "-r", str(requirements)], "the rest")
+    pip.run([str(pip.python), "-m", "pip", "check"], "checking")
+    marker = {"digest": key, "versions": _probe(name, pip, build_log)}
+    write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
+
+
+def _pins(requirements: Path) -> dict[str, str]:
+    """Package name → version of every line; a line without an exact pin is refused."""
+    pins: dict[str, str] = {}
+    for number, line in enumerate(requirements.read_text(encoding="utf-8").splitlines(), start=1):
+        line = line.partition("#")[0].strip()
+        if line:
+            match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!]+)", line)
+            if not match:
+                where = f"{requirements}:{number}"
+                raise UsageError(f"not an exact pin: {line!r}", where=where, fix="write name==version")
+            pins[re.sub(r"[-_.]+", "-", match[1].lower())] = match[2]
+    if "torch" not in pins:
+        raise UsageError("torch is not pinned", where=str(requirements), fix="add a line torch==…")
+    return pins
+
+
+class _Pip:
+    """Calls pip with its output in a log, and shows which package it is at."""
+
+    def __init__(self, python: Path, build_log: Path) -> None:
+        self.python = python
+        self.progress: log.Progress | None = None
+        self._log = build_log
+        self._seen: set[str] = set()
+        self._note = ""
+
+    def run(self, argv: list[str], note: str) -> None:
+        self._note = note
+        env = {**process.inherited(), "PYTHONNOUSERSITE": "1", "PIP_NO_COLOR": "1"}
+        child = process.run(
+            argv, env=env, log_file=self._log, on_line=self._line, on_tick=self._tick, failure=InfrastructureError
+        )
+        self.tail = "\n".join(child.tail)
+
+    def _line(self, line: str) -> None:
+        if match := re.match(r"\s*(Collecting|Downloading|Building wheels? for|Requirement already satisfied:) (\S+)", line):
+            package = re.split(r"[=<>!~;\[(]", match[2])[0]
+            if match[1] == "Collecting":
+                self._seen.add(re.sub(r"[-_.]+", "-", package.lower()))
+            self._note = f"{match[1].removesuffix(':').lower()} {package}"
+        elif line.startswith("Installing collected packages"):
+            self._note = "installing"
+
+    def _tick(self) -> None:
+        if self.progress:
+            self.progress.update(min(len(self._seen), self.progress.total - 1), note=self._note)
+
+
+def _probe(name: str, pip: _Pip, build_log: Path) -> dict[str, str]:
+    """What is installed, from the environment itself; refuses a torch for another device."""
+    pip.run([str(pip.python), "-I", "-c", _PROBE], "probing")
+    found = json.loads(pip.tail.splitlines()[-1])
+    versions = {"python": found["python"], **found["packages"]}
+    refuse_wrong_torch(name, versions.get("torch", "?"), found["cuda"], where=str(build_log))
+    return versions
+
+
+def refuse_wrong_torch(name: str, version: str, cuda: str | None, *, where: str) -> None:
+    """Raise InfrastructureError when torch's build does not fit the environment called `name`."""
+    wanted = "cuda" if name.endswith("cuda") else "cpu"
+    if (cuda is not None) == (wanted == "cuda"):
+        return
+    served = f"for CUDA {cuda}" if cuda else "without CUDA"
+    raise InfrastructureError(
+        f"torch {version} is built {served}, but {name} needs a build for {wanted}",
+        where=where,
+        why="pip installs what the package registry it is configured for serves",
+        fix=f"configure pip (PIP_EXTRA_INDEX_URL, or pip.conf) so that torch comes as its {wanted} build, "
+        "then run it again",
+    )
+
+
+def _refuse_full_disk(name: str, folder: Path) -> None:
+    needed = NEEDED_BYTES["cuda" if name.endswith("cuda") else "cpu"]
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InfrastructureError(
+            f"{free / 2**30:.1f} GiB are free, and the environment {name} needs {needed / 2**30:.0f} GiB",
+            where=str(folder),
+            fix="free some space, or set RELEASE_BOT_HOME to a larger disk",
+        )
