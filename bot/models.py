@@ -156,6 +156,69 @@ class QuantizeEvidence(Model):
     output_files: list[FileDigest]
 
 
+class BaseFile(Model):
+    """A file of the base at its revision: enough to class a later change, even after a force-push."""
+
+    path: str
+    size_bytes: int
+    blob_id: str
+    sha256: str | None
+
+
+class BaseEvidence(Model):
+    """`evidence/base.json`: what the base is, read from its config and headers, and every blob of it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["base"] = "base"
+    base: Base
+    head: CommitSha
+    model_type: str
+    architectures: list[str]
+    num_parameters: int
+    num_tensors: int
+    tensor_bytes: int
+    num_mtp_tensors: int
+    num_visual_tensors: int
+    license: str
+    license_link: str | None
+    pipeline_tag: str
+    languages: list[str]
+    files: list[BaseFile]
+
+
+class UploadEvidence(Model):
+    """`evidence/upload.json`: the pull request on the Hub, and the digests that came back from it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["upload"] = "upload"
+    inputs_digest: Sha256
+    repo_id: str
+    pr_num: int
+    parent: CommitSha
+    pr_head: CommitSha
+    files: list[FileDigest]
+    blob_ids: dict[str, str]
+    removed: list[str]
+    wall_s: float
+
+
+class PublishEvidence(Model):
+    """`evidence/publish.json`: what is public, read back after the merge."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["publish"] = "publish"
+    repo_id: str
+    pr_num: int
+    revision: CommitSha
+    tag: str
+    num_files_verified: int
+    bytes_verified: int
+    public: bool
+    collection: str | None
+    collection_error: str | None
+    published_at: str
+
+
 # ── reading and writing ────────────────────────────────────────────────────────────────────
 
 M = TypeVar("M", bound=BaseModel)

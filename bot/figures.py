@@ -1,0 +1,82 @@
+"""How figures are shown, and which shown forms a measured value may take.
+
+Rounding happens here and nowhere else, and never before a gate. The card's lint asks the other
+way round: is a number that stands in a card a form of something that evidence holds?
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+NUMBER = re.compile(r"(?<![\w.])[+\N{MINUS SIGN}-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
+
+
+def gib(size_bytes: float) -> str:
+    """Bytes as GiB, or MiB below a tenth of one: `19.53 GiB`, `10.4 MiB`."""
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 0.1 * 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def count(value: int) -> str:
+    """`1,199`."""
+    return f"{value:,}"
+
+
+def percent(share: float) -> str:
+    """`0.1234` → `12.3%`."""
+    return f"{share * 100:.1f}%"
+
+
+def fixed(value: float, digits: int = 3) -> str:
+    """`0.1098` → `0.110`."""
+    return f"{value:.{digits}f}"
+
+
+def seconds(value: float) -> str:
+    """Seconds, and minutes or hours from there on: `12.3 s`, `53.4 min`, `1.7 h`."""
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def plain(value: Any) -> str:
+    """A parameter as YAML would show it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "none" if value is None else str(value)
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers that stand in `text`, thousands separators removed, in order."""
+    return [match[0].replace(",", "").lstrip("+") for match in NUMBER.finditer(text)]
+
+
+def forms(evidence: Any) -> set[str]:
+    """Every number that a card may print from `evidence` (parsed JSON): each value in each of its shown forms."""
+    found: set[str] = set()
+    for value in _leaves(evidence):
+        if isinstance(value, bool) or value is None:
+            continue
+        if isinstance(value, str):
+            found.update(numbers(value))
+            continue
+        shown = [str(value), gib(value), percent(value), seconds(value), f"{value:g}"]
+        shown += [fixed(value, digits) for digits in range(5)]
+        for text in shown:
+            found.update(numbers(text))
+    return found
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield len(value)
+        for key, each in value.items():
+            yield key
+            yield from _leaves(each)
+    elif isinstance(value, list):
+        yield len(value)
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value

@@ -1,0 +1,369 @@
+"""The order of the stages, and nothing else: watch → plan → quantize → repair → audit → upload →
+validate → measure → card → publish (watch, plan, validate and measure are not built yet).
+
+Each stage reads the release's folder and writes `evidence/<stage>.json` there. A stage whose
+inputs are unchanged does nothing. Only this module knows the order; stages do not know each other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot import base as bases
+from bot import evidence, log, naming, recipe_pins
+from bot import recipe as recipes
+from bot.checkpoint.source import FolderSource, HubSource, Source
+from bot.config import Config
+from bot.edges import environment
+from bot.edges.hub import Hub
+from bot.errors import AuditFailed, RecipeError, Refused, UsageError
+from bot.evidence import AuditEvidence, Evidence, RepairEvidence
+from bot.models import (
+    Base,
+    BaseEvidence,
+    PublishEvidence,
+    QuantizeEvidence,
+    Release,
+    UploadEvidence,
+    write_atomically,
+    write_json,
+)
+from bot.recipe import Recipe
+from bot.stages import audit, card, publish, quantize, repair, upload
+from bot.workspace import Workspace, fingerprint
+
+STAGES = ("quantize", "repair", "audit", "upload", "card", "publish")
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A release with everything that its stages need."""
+
+    workspace: Workspace
+    release: Release
+    recipe: Recipe
+    base: BaseEvidence
+    hub: Hub
+    config: Config
+    card: Path
+
+
+def check_stage(name: str | None) -> None:
+    """Raises UsageError when there is no such stage."""
+    if name is not None and name not in STAGES:
+        near = difflib.get_close_matches(name, STAGES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"there is no stage {name!r}", fix=f"{hint}Stages: {', '.join(STAGES)}")
+
+
+def load_recipe(name: str, overrides: dict[str, str]) -> Recipe:
+    """The recipe called `name` with `--set` values applied. Raises RecipeError."""
+    found = recipes.load(name)
+    if not overrides:
+        return found
+    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes.RECIPES_DIR / f"{name}.yaml"
+    return recipes.parse(
+        path.read_text(encoding="utf-8"), where=f"{path} with --set", name=path.stem, overrides=overrides
+    )
+
+
+def prepare(
+    base_text: str, recipe: Recipe, overrides: dict[str, str], hub: Hub, config: Config, work: Path
+) -> Job:
+    """Resolve the base once, check that the recipe is for it, and claim the release's folder.
+
+    Nothing but the base's config and headers is read. Raises InputError, RecipeError, Refused.
+    """
+    repo_id, revision = naming.parse_base(base_text)
+    with log.step(f"Looking at {base_text}"):
+        state = hub.state(repo_id, revision)
+        base = Base(repo_id=state.repo_id, revision=state.revision)
+        head = state.revision if revision is None else hub.head(repo_id)
+        checkpoint = bases.read(HubSource(base.repo_id, base.revision))
+        found = bases.describe(checkpoint, state, base=base, head=head)
+        bases.refuse_unfit(checkpoint, found, recipe)
+        resolved, repinned = recipe_pins.for_embedded_hub(recipe, hub) if hub.embedded else (recipe, {})
+        if resolved.unpinned():
+            raise RecipeError(
+                f"{', '.join(resolved.unpinned())} is unpinned",
+                where=f"recipe {recipe.name}",
+                why="a release names the exact revision of what it was calibrated on",
+                fix=f"`release-bot recipes pin {recipe.name}`, or rehearse on an embedded Hub",
+            )
+    release = Release(
+        key=naming.release_key(base, resolved, config.toolchain_epoch),
+        base=base,
+        recipe_name=recipe.name,
+        recipe_digest=resolved.digest(),
+        recipe=resolved.model_dump(mode="json"),
+        toolchain_epoch=config.toolchain_epoch,
+        overrides=overrides,
+        rehearsal=bool(overrides or repinned),
+        repinned=repinned,
+        target_repo=naming.target_repo(config.organization, base, recipe),
+        endpoint_kind=hub.kind,
+    )
+    workspace = Workspace(work / release.key)
+    workspace.claim(release)
+    if workspace.existing("base", BaseEvidence) is None:
+        write_json(workspace.evidence("base"), found)
+    log.info(f"  release {release.key}: {base.repo_id}@{base.revision[:8]} by {recipe.name} → {release.target_repo}")
+    return _job(workspace, hub, config)
+
+
+def reopen(key: str, hub: Hub, config: Config, work: Path, *, card: Path | None = None) -> Job:
+    """The job whose folder exists already. Raises InputError when there is none."""
+    return _job(Workspace(work / naming.parse_key(key)), hub, config, card)
+
+
+def _job(workspace: Workspace, hub: Hub, config: Config, card: Path | None = None) -> Job:
+    release = workspace.release()
+    return Job(
+        workspace=workspace,
+        release=release,
+        recipe=Recipe.model_validate(release.recipe),
+        base=workspace.read("base", BaseEvidence),
+        hub=hub,
+        config=config,
+        card=card or workspace.card,
+    )
+
+
+def run(job: Job, *, until: str | None = None, only: str | None = None) -> Summary:
+    """Run the stages up to `until`, or one; returns what `--json` prints.
+
+    On the real Hub the default ends with the card, since a person reviews it before it is published.
+    """
+    last = until or ("publish" if job.hub.embedded else "card")
+    names = [only] if only else STAGES[: STAGES.index(last) + 1]
+    states: dict[str, str] = {}
+    with job.workspace.locked():
+        for name in names:
+            with log.step(name):
+                states[name] = "done" if _RUNNERS[name](job) else "unchanged"
+                log.info(f"  {states[name]}")
+    return summary(job, states)
+
+
+def summary(job: Job, states: dict[str, str]) -> Summary:
+    """The release as `run --json` prints it."""
+    space = job.workspace
+    written = {s: str(space.evidence(s)) for s in ("base", *STAGES) if space.evidence(s).is_file()}
+    addresses = {}
+    if uploaded := space.existing("upload", UploadEvidence):
+        addresses["repo"] = job.hub.url(uploaded.repo_id)
+        addresses["pull_request"] = f"{addresses['repo']}/discussions/{uploaded.pr_num}"
+    if (space.card / "README.md").is_file():
+        addresses["card"] = str(space.card / "README.md")
+    return {
+        "schema_version": 1,
+        "key": job.release.key,
+        "base": job.release.base.model_dump(),
+        "recipe": job.release.recipe_name,
+        "rehearsal": job.release.rehearsal,
+        "target_repo": job.release.target_repo,
+        "stages": states,
+        "evidence": written,
+        "addresses": addresses,
+        "work": str(space.root),
+    }
+
+
+# ── the stages, each with what it depends on ───────────────────────────────────────────────
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _quantize(job: Job) -> bool:
+    name = "quantize-cuda" if environment.has_cuda() else "quantize-cpu"
+    tools = environment.ensure(name, job.config.home)
+    folder = _base_folder(job)
+    before = job.workspace.existing("quantize", QuantizeEvidence)
+    after = quantize.quantize(
+        job.release,
+        job.recipe,
+        base_folder=folder,
+        work=job.workspace.root,
+        environment=tools,
+        extra_env=_hub_environment(job),
+    )
+    return before != after
+
+
+def _base_folder(job: Job) -> Path:
+    """The base's files in the host's cache, at the pinned revision; downloaded when they are not there."""
+    return job.hub.download(job.base.base.repo_id, job.base.base.revision)
+
+
+def _hub_environment(job: Job) -> dict[str, str]:
+    """What the quantizer's process needs to read the pinned calibration sets."""
+    names = ("HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_DISABLE_XET", "HF_HUB_CACHE")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _repair(job: Job) -> bool:
+    space = job.workspace
+    quantized = space.read("quantize", QuantizeEvidence)
+    inputs = _digest("repair", quantized.model_dump_json(), job.release.recipe_digest)
+    before = space.existing("repair", RepairEvidence)
+    if before and before.inputs_digest == inputs and space.checkpoint.is_dir():
+        return False
+    started = time.monotonic()
+    _copy_by_links(space.quantized, space.checkpoint)
+    report = repair.repair(space.checkpoint, base=_base_source(job), recipe=job.recipe)
+    for action in report.actions:
+        log.info(f"  {action.kind}: {action.detail}")
+    found = RepairEvidence(inputs_digest=inputs, wall_s=round(time.monotonic() - started, 3), report=report)
+    write_json(space.evidence("repair"), found)
+    return True
+
+
+def _base_source(job: Job) -> Source:
+    """The base as repair and audit read it; evidence names its repo, never a folder of this host."""
+    source = FolderSource(_base_folder(job))
+    source.label = job.base.base.repo_id
+    return source
+
+
+def _copy_by_links(source: Path, target: Path) -> None:
+    """`target` becomes a copy of `source` that shares its bytes; repair replaces files, never writes into them."""
+    fresh = target.with_name(target.name + ".partial")
+    for stale in (fresh, target):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(source, fresh, copy_function=os.link)
+    fresh.rename(target)
+
+
+def _audit(job: Job) -> bool:
+    space = job.workspace
+    inputs = _digest("audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision)
+    before = space.existing("audit", AuditEvidence)
+    if not (before and before.inputs_digest == inputs):
+        started = time.monotonic()
+        report = audit.audit(FolderSource(space.checkpoint), base=_base_source(job), recipe=job.recipe)
+        report = report.model_copy(update={"source": job.release.target_repo})
+        found = AuditEvidence(inputs_digest=inputs, wall_s=round(time.monotonic() - started, 3), report=report)
+        write_json(space.evidence("audit"), found)
+    else:
+        found = before
+    _require_passed(found)
+    return found is not before
+
+
+def _require_passed(found: AuditEvidence) -> None:
+    if found.report.passed:
+        return
+    failed = [f"{c.id}: {c.detail}" for c in found.report.checks if c.status == "failed"]
+    skipped = [c.id for c in found.report.checks if c.status == "skipped"]
+    raise AuditFailed(
+        f"{len(failed)} of {len(found.report.checks)} checks failed:\n" + "\n".join(f"  - {each}" for each in failed),
+        why=f"skipped: {', '.join(skipped)}" if skipped else "",
+        fix="nothing was uploaded; look into the quantizer's log, mend the recipe or the tool, and run again",
+    )
+
+
+def _upload(job: Job) -> bool:
+    space = job.workspace
+    upload.refuse_rehearsal(job.release, job.hub)
+    audited = space.read("audit", AuditEvidence)
+    _require_passed(audited)
+    if audited.inputs_digest != _digest(
+        "audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision
+    ):
+        raise Refused(
+            "the checkpoint changed after its audit", where=str(space.checkpoint), fix="run the release again: it audits first"
+        )
+    before = space.existing("upload", UploadEvidence)
+    extra = _build_files(job, audited)
+    files = upload.digests(space.checkpoint, extra)
+    write_atomically(space.extra / upload.SUMS, upload.sums(f.digest for f in files.values()).encode())
+    files |= upload.digests(space.extra / "none", {upload.SUMS: space.extra / upload.SUMS})
+    inputs = _digest("upload", *(each.digest.sha256 for each in files.values()))
+    after = upload.upload(job.release, files, inputs_digest=inputs, hub=job.hub)
+    if before and before.inputs_digest == inputs and before.pr_num == after.pr_num:
+        return False
+    write_json(space.evidence("upload"), after)
+    return True
+
+
+def _build_files(job: Job, audited: AuditEvidence) -> dict[str, Path]:
+    """What the first commit holds beside the checkpoint: the resolved recipe, and the evidence of the build."""
+    space = job.workspace
+    build = evidence.Build(
+        release=job.release,
+        base=job.base,
+        quantize=space.read("quantize", QuantizeEvidence),
+        repair=space.read("repair", RepairEvidence),
+        audit=audited,
+    )
+    write_json(space.extra / "build_evidence.json", build)
+    write_atomically(space.extra / "recipe.yaml", evidence.recipe_yaml(job.release).encode())
+    return {name: space.extra / name for name in ("build_evidence.json", "recipe.yaml")}
+
+
+def evidence_of(job: Job) -> Evidence:
+    """The whole document that a card is rendered from."""
+    space = job.workspace
+    return Evidence(
+        release=job.release,
+        base=job.base,
+        quantize=space.read("quantize", QuantizeEvidence),
+        repair=space.read("repair", RepairEvidence),
+        audit=space.read("audit", AuditEvidence),
+        upload=space.read("upload", UploadEvidence),
+    )
+
+
+def _card(job: Job) -> bool:
+    return card.render_to(job.workspace.card, evidence_of(job))
+
+
+def _publish(job: Job) -> bool:
+    space = job.workspace
+    files = publish.card_files(job.card)
+    reviewed = card.check(job.card)
+    if reviewed.release.key != job.release.key:
+        raise Refused(
+            f"the card is of release {reviewed.release.key}, not of {job.release.key}",
+            where=str(job.card),
+            fix="name the folder of this release's card",
+        )
+    before = space.existing("publish", PublishEvidence)
+    changes: list[str] = []
+    found = publish.publish(
+        reviewed.release,
+        reviewed.base,
+        reviewed.upload,
+        files,
+        audit_passed=reviewed.audit.report.passed,
+        hub=job.hub,
+        collection=job.config.collection,
+        after_step=changes.append,
+    )
+    if before is None or changes or before.collection != found.collection:
+        write_json(space.evidence("publish"), found)
+    if found.collection_error:
+        raise publish.collection_failure(found)
+    return bool(set(changes) - {"tag"})
+
+
+_RUNNERS: dict[str, Callable[[Job], bool]] = {
+    "quantize": _quantize,
+    "repair": _repair,
+    "audit": _audit,
+    "upload": _upload,
+    "card": _card,
+    "publish": _publish,
+}

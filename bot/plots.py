@@ -1,0 +1,94 @@
+"""The card's plots: PNG files drawn from evidence, the same bytes for the same evidence and libraries."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bot.evidence import Evidence
+
+INK, MUTED = "#1f2328", "#6e7781"
+COLOURS = ("#4f6bed", "#e8743b", "#19a979", "#945ecf", "#d9a514", "#5899da", "#848f94")
+DPI = 144
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    path: str
+    section: str
+    alt: str
+    draw: Callable[[Evidence, Any], Any]
+
+
+def draw(evidence: Evidence, folder: Path) -> None:
+    """Write every plot below `folder`."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    style = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": MUTED}
+    with pyplot.rc_context(style):
+        for plot in PLOTS:
+            path = folder / plot.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure = plot.draw(evidence, pyplot)
+            figure.savefig(path, dpi=DPI, metadata={"Software": None})
+            pyplot.close(figure)
+
+
+def _size(evidence: Evidence, pyplot: Any) -> Any:
+    """Two stacked bars, base and release, by component."""
+    inventory = evidence.audit.report.inventory
+    names = [row.component for row in inventory.components]
+    rows = {"this release": [row.bytes for row in inventory.components], "base": [row.base_bytes for row in inventory.components]}
+    largest = max(sum(values) for values in rows.values())
+    scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
+    figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
+    for y, (label, values) in enumerate(rows.items()):
+        left = 0.0
+        for index, value in enumerate(values):
+            axes.barh(y, value / scale, left=left, color=COLOURS[index % len(COLOURS)], height=0.6)
+            left += value / scale
+        axes.text(left, y, f"  {left:.2f} {unit}", va="center", fontweight="bold")
+        axes.text(0, y + 0.36, label, va="bottom", color=MUTED)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8)
+    axes.set(yticks=[], xlim=(0, largest / scale * 1.16), ylim=(-0.45, 1.75), xlabel=unit)
+    axes.spines[["left", "top", "right"]].set_visible(False)
+    return figure
+
+
+def _distance(evidence: Evidence, pyplot: Any) -> Any:
+    """Relative error of each module by layer, one colour a kind of module."""
+    kinds: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for module in evidence.audit.report.distance.modules:
+        layer = re.search(r"\.layers\.(\d+)\.", module.name)
+        kinds[module.name.rsplit(".", 1)[-1]].append((int(layer[1]) if layer else 0, module.relative_error))
+    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
+    for index, (kind, points) in enumerate(sorted(kinds.items())):
+        marker = "os^Dv"[index // len(COLOURS) % 5]
+        xs, ys = zip(*sorted(points), strict=True)
+        axes.plot(xs, ys, marker, color=COLOURS[index % len(COLOURS)], markersize=5, label=kind, alpha=0.9)
+    axes.set(xlabel="decoder layer", ylabel="relative error")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", color="#d8dee4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    return figure
+
+
+PLOTS = (
+    Plot(path="plots/size.png", section="size", alt="Size by component, base and this release", draw=_size),
+    Plot(
+        path="plots/distance.png",
+        section="distance",
+        alt="Relative error of each quantized module by layer",
+        draw=_distance,
+    ),
+)

@@ -1,0 +1,164 @@
+"""Card: README.md, evidence.json and plots, from evidence alone.
+
+Text from outside (model names, data set ids, tool messages) is escaped where it enters the
+Markdown; the YAML block is written by a YAML writer and never by the template.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import yaml
+
+from bot import cardlint, figures, plots
+from bot.errors import GateFailed
+from bot.evidence import Evidence
+from bot.models import read_json, write_json
+from bot.recipe import Recipe
+
+TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
+HUB = "https://huggingface.co"
+
+
+def render(evidence: Evidence) -> str:
+    """The card's README.md, YAML block included."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # Markdown, not HTML: `md` and `code` escape, value by value
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        md=markdown,
+        code=code,
+        fenced=fenced,
+        url=url,
+        gib=figures.gib,
+        count=figures.count,
+        percent=figures.percent,
+        fixed=figures.fixed,
+        seconds=figures.seconds,
+        plain=figures.plain,
+    )
+    body = environment.get_template("card.md.j2").render(_context(evidence))
+    body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    return f"---\n{metadata(evidence)}---\n\n{body}"
+
+
+def metadata(evidence: Evidence) -> str:
+    """The YAML block that the Hub indexes."""
+    base, recipe = evidence.base, Recipe.model_validate(evidence.release.recipe)
+    content: dict[str, Any] = {
+        "base_model": base.base.repo_id,
+        "base_model_relation": "quantized",
+        "library_name": "transformers",
+        "pipeline_tag": base.pipeline_tag,
+        "license": base.license,
+        "datasets": recipe.datasets(),
+        "tags": [*recipe.card.tags, f"release-{evidence.release.key}"],
+        "quantized_by": "release-bot",
+    }
+    if base.license_link:
+        content["license_link"] = base.license_link
+    if base.languages:
+        content["language"] = base.languages
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _context(evidence: Evidence) -> dict[str, Any]:
+    report = evidence.audit.report
+    recipe = Recipe.model_validate(evidence.release.recipe)
+    base = evidence.base
+    return {
+        "name": evidence.release.target_repo.split("/")[1],
+        "prose": recipe.card,
+        "release": evidence.release,
+        "base": base,
+        "base_bits_per_weight": base.tensor_bytes * 8 / base.num_parameters,
+        "links": {"base": f"{HUB}/{quote(base.base.repo_id)}"},
+        "inventory": report.inventory,
+        "distance": report.distance,
+        "parameters": sorted(evidence.quantize.result.parameters, key=lambda row: not row.acted),
+        "patches": evidence.quantize.result.patches,
+        "calibration": evidence.quantize.result.calibration,
+        "quantize": evidence.quantize,
+        "repairs": evidence.repair.report.actions,
+        "audit": {
+            "num_passed": sum(c.status == "passed" for c in report.checks),
+            "num_failed": sum(c.status == "failed" for c in report.checks),
+            "not_applicable": [c.id for c in report.checks if c.status == "skipped"],
+        },
+        "upload": evidence.upload,
+        "plots": plots.PLOTS,
+    }
+
+
+def render_to(folder: Path, evidence: Evidence) -> bool:
+    """Write the card into `folder`, all of it or nothing; False when it is there already.
+
+    Raises GateFailed when the lint refuses what was rendered.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".card."))
+    try:
+        write_json(fresh / "evidence.json", evidence)
+        (fresh / "README.md").write_text(render(evidence), encoding="utf-8")
+        plots.draw(evidence, fresh)
+        check(fresh)
+        if folder.is_dir() and _same(folder, fresh):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.chmod(0o755)
+        fresh.rename(folder)
+        return True
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check(folder: Path) -> Evidence:
+    """The evidence of a card that holds. Raises GateFailed naming every problem."""
+    evidence = read_json(folder / "evidence.json", Evidence)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    problems = cardlint.lint(text, evidence.model_dump(mode="json"), rendered=render(evidence))
+    if problems:
+        raise GateFailed(
+            "the card does not hold:\n" + "\n".join(f"  - {each}" for each in problems),
+            where=str(folder / "README.md"),
+            fix="render it again with `release-bot card KEY`; figures change only with their evidence",
+        )
+    return evidence
+
+
+def _same(one: Path, other: Path) -> bool:
+    def content(folder: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    return content(one) == content(other)
+
+
+def markdown(text: object) -> str:
+    """Text that cannot become markup: Markdown's own characters are escaped, line breaks folded."""
+    folded = re.sub(r"\s+", " ", str(text))
+    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", folded)
+
+
+def code(text: object) -> str:
+    """Text as a code span; backticks and pipes cannot end it."""
+    folded = re.sub(r"\s+", " ", str(text)).replace("`", "'").replace("|", "¦")
+    return f"`{folded}`" if folded else ""
+
+
+def fenced(text: object) -> str:
+    """Text inside a fenced block; it cannot close the fence."""
+    return str(text).replace("```", "'''")
+
+
+def url(text: object) -> str:
+    """A link target that cannot end its parenthesis; only http and https, else nothing."""
+    return quote(str(text), safe=":/?#=&%@+,;~-._") if re.match(r"https?://", str(text)) else ""

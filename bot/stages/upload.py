@@ -1,0 +1,183 @@
+"""Upload: the checkpoint as one pull request on the private target repo.
+
+The repo's main branch is not touched. One commit holds the weights, the side files, the recipe,
+the build evidence and SHA256SUMS, and removes what an earlier release left that this one does
+not have; the card comes later, in a commit of its own, and is therefore not in SHA256SUMS.
+What arrived is proven by reading the Hub's own digests back.
+
+A rerun finds the pull request by the release key in its title: equal digests are a no-op,
+different ones are refused, since what a person may already be reviewing is never replaced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot import log, naming
+from bot.edges.hub import Hub, PullRequest, RepoState, git_sha1, sha256
+from bot.errors import InfrastructureError, InputError, Refused
+from bot.models import FileDigest, Release, UploadEvidence
+
+CARD_FILES = ("README.md", "evidence.json")
+PLOTS = "plots/"
+SUMS = "SHA256SUMS"
+HUB_OWN_FILES = (".gitattributes",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFile:
+    path: Path
+    digest: FileDigest
+    git_sha1: str
+
+
+def is_card_file(path: str) -> bool:
+    """Whether `path` belongs to the card's commit."""
+    return path in CARD_FILES or path.startswith(PLOTS)
+
+
+def refuse_rehearsal(release: Release, hub: Hub) -> None:
+    """A rehearsal, scaled down or made from stand-ins, never leaves for the real Hub.
+
+    Raises Refused.
+    """
+    if hub.embedded or not (release.rehearsal or release.endpoint_kind == "embedded"):
+        return
+    reasons = [f"--set {key}={value}" for key, value in release.overrides.items()]
+    reasons += [f"{dataset} is a stand-in or unpinned" for dataset in release.repinned]
+    raise Refused(
+        f"release {release.key} is a rehearsal and may only go to an embedded Hub",
+        where=hub.endpoint,
+        why="; ".join(reasons) or "its base came from an embedded Hub",
+        fix="pin the recipe (`release-bot recipes pin`) and run it without --set",
+    )
+
+
+def digests(folder: Path, extra: dict[str, Path]) -> dict[str, LocalFile]:
+    """Every file of the checkpoint `folder` and of `extra` by its path in the repo, hashed with progress."""
+    paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()} | extra
+    total = sum(path.stat().st_size for path in paths.values())
+    found, done = {}, 0
+    with log.Progress("hashing", total=total, unit="bytes") as progress:
+        for name, path in sorted(paths.items()):
+            if path.is_symlink():
+                raise InputError(f"{name} is a symbolic link", where=str(path), fix="replace it by the file itself")
+            size = path.stat().st_size
+            digest = FileDigest(path=name, size_bytes=size, sha256=sha256(path))
+            found[name] = LocalFile(path=path, digest=digest, git_sha1=git_sha1(path))
+            done += size
+            progress.update(done, note=name)
+    return found
+
+
+def sums(files: Iterable[FileDigest]) -> str:
+    """SHA256SUMS as `sha256sum -c` reads it; the card's files are never in it."""
+    rows = [f"{each.sha256}  {each.path}\n" for each in files if not is_card_file(each.path) and each.path != SUMS]
+    return "".join(sorted(rows, key=lambda row: row.split("  ", 1)[1]))
+
+
+def differences(state: RepoState, files: dict[str, LocalFile]) -> list[str]:
+    """How the repo's files differ from `files`, the card's and the Hub's own apart; empty when they do not."""
+    remote = {p: f for p, f in state.files.items() if not is_card_file(p) and p not in HUB_OWN_FILES}
+    found = [f"{path} is missing on the Hub" for path in sorted(files.keys() - remote.keys())]
+    found += [f"{path} is on the Hub only" for path in sorted(remote.keys() - files.keys())]
+    for path in sorted(files.keys() & remote.keys()):
+        if not remote[path].is_same_as(files[path].digest, files[path].git_sha1):
+            found.append(f"{path} has another digest on the Hub")
+    return found
+
+
+def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str, hub: Hub) -> UploadEvidence:
+    """Bring `files` to the Hub as one pull request, or find them there.
+
+    Raises Refused when the release was refused or published before with other content, and
+    InfrastructureError when the Hub fails; what arrived is then kept for the next attempt.
+    """
+    refuse_rehearsal(release, hub)
+    started = time.monotonic()
+    hub.create_private(release.target_repo)
+    main = hub.state(release.target_repo)
+    existing = _existing(release, hub)
+    if existing:
+        num, parent, removed = existing.num, _parent(hub, release.target_repo, existing, main), []
+    else:
+        num, removed = _open(release, files, main, hub)
+        parent = main.revision
+    state = hub.state(release.target_repo, f"refs/pr/{num}" if not existing or existing.status != "merged" else None)
+    if found := differences(state, files):
+        raise _mismatch(release, num, found, fresh=existing is None)
+    return UploadEvidence(
+        inputs_digest=inputs_digest,
+        repo_id=release.target_repo,
+        pr_num=num,
+        parent=parent,
+        pr_head=state.revision,
+        files=[each.digest for each in files.values()],
+        blob_ids={path: each.git_sha1 for path, each in files.items()},
+        removed=removed,
+        wall_s=round(time.monotonic() - started, 3),
+    )
+
+
+def _existing(release: Release, hub: Hub) -> PullRequest | None:
+    """Our pull request for this key, if there is one; a closed one means that a person said no."""
+    me = hub.api.whoami()["name"]
+    title = f"Release {release.key}:"
+    ours = [pr for pr in hub.pull_requests(release.target_repo) if pr.title.startswith(title) and pr.author == me]
+    if not ours:
+        return None
+    newest = max(ours, key=lambda pr: pr.num)
+    if newest.status == "closed":
+        raise Refused(
+            f"release {release.key} was refused: its pull request {newest.num} is closed",
+            where=f"{hub.url(release.target_repo)}/discussions/{newest.num}",
+            fix="reopen that pull request, or change the recipe (another key) and run again",
+        )
+    log.info(f"pull request {newest.num} already holds this release ({newest.status})")
+    return newest
+
+
+def _parent(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:
+    """The commit of main that the pull request stands on: its oldest commit's parent."""
+    if pull.status == "merged":
+        return main.revision
+    theirs = [each.commit_id for each in hub.api.list_repo_commits(repo_id, revision=pull.revision)]
+    of_main = {each.commit_id for each in hub.api.list_repo_commits(repo_id)}
+    return next((each for each in theirs if each in of_main), main.revision)
+
+
+def _open(release: Release, files: dict[str, LocalFile], main: RepoState, hub: Hub) -> tuple[int, list[str]]:
+    stale = [p for p in main.files if p not in files and not is_card_file(p) and p not in HUB_OWN_FILES]
+    with log.Progress("upload", total=sum(f.digest.size_bytes for f in files.values()), unit="bytes") as progress:
+        _, num = hub.commit(
+            release.target_repo,
+            title=naming.commit_title(release.key, release.base, release.recipe_name),
+            description=f"Opened by release-bot. Branch of the card: {naming.branch(release.key)}",
+            add={name: file.path for name, file in files.items()},
+            delete=stale,
+            parent=main.revision,
+            create_pr=True,
+            progress=lambda done, total: progress.update(done),
+        )
+    if num is None:
+        raise InfrastructureError("the Hub opened no pull request", where=release.target_repo, fix="run it again")
+    return num, stale
+
+
+def _mismatch(release: Release, num: int, found: list[str], *, fresh: bool) -> Exception:
+    where = f"{release.target_repo} pull request {num}"
+    if fresh:
+        return InfrastructureError(
+            "what came back from the Hub is not what was sent: " + "; ".join(found[:5]),
+            where=where,
+            fix=f"close pull request {num} and look into it before uploading again",
+        )
+    return Refused(
+        "the pull request holds another build of this release: " + "; ".join(found[:5]),
+        where=where,
+        why="quantizing again gives other bytes, and what may be under review is never replaced",
+        fix=f"keep the first build, or close pull request {num} and change the recipe or toolchain_epoch",
+    )

@@ -1,0 +1,86 @@
+"""The folder of one release: `work/<key>/{job.json, quantized/, checkpoint/, evidence/<stage>.json, card/, logs/}`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bot.errors import InputError, Refused
+from bot.models import M, Release, read_json, write_json
+
+
+class Workspace:
+    """Paths of a release's folder, and its lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.job = root / "job.json"
+        self.quantized = root / "quantized"
+        self.checkpoint = root / "checkpoint"
+        self.card = root / "card"
+        self.logs = root / "logs"
+        self.extra = root / "extra"
+
+    def evidence(self, stage: str) -> Path:
+        return self.root / "evidence" / f"{stage}.json"
+
+    def read(self, stage: str, model: type[M]) -> M:
+        """The evidence of `stage`; InputError when that stage has not run."""
+        path = self.evidence(stage)
+        if not path.is_file():
+            raise InputError(
+                f"stage {stage} has no evidence yet",
+                where=str(self.root),
+                fix=f"run it first: `release-bot run … --until {stage}`",
+            )
+        return read_json(path, model)
+
+    def existing(self, stage: str, model: type[M]) -> M | None:
+        return read_json(self.evidence(stage), model) if self.evidence(stage).is_file() else None
+
+    def release(self) -> Release:
+        if not self.job.is_file():
+            raise InputError(
+                "there is no such release here", where=str(self.root), fix="`release-bot run BASE --recipe NAME` makes one"
+            )
+        return read_json(self.job, Release)
+
+    def claim(self, release: Release) -> None:
+        """Write `job.json`, or find the same one there. Raises Refused when the folder is another release's."""
+        if self.job.is_file():
+            if read_json(self.job, Release) != release:
+                raise Refused(
+                    "the folder holds another job under the same key",
+                    where=str(self.job),
+                    why="the target organization or the endpoint differs from the run that made it",
+                    fix="use another --work folder, or remove this one",
+                )
+            return
+        write_json(self.job, release)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: two runs of one release would mix their files. Raises Refused when it is held."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise Refused(
+                    "this release is being worked on by another process",
+                    where=str(self.root),
+                    fix="wait for it, or stop it",
+                ) from e
+            yield
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over path, size and modification time of every file: whether a stage has to look again."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
