@@ -1,9 +1,9 @@
 """The embedded Hub: the Hugging Face Hub's HTTP API over a folder, on loopback.
 
-It is for the demo, rehearsals and tests. The code that releases talks to it through the same `huggingface_hub`
-client, and `HF_ENDPOINT` is the only difference, so the code that releases is the code that is tested. It is
-not the real Hub: anybody on this machine may use its default token, nothing is scanned, and Xet, inference,
-Spaces that run, jobs and social features do not exist.
+It is for the demo, rehearsals and tests. The code that releases talks to it through the same
+`huggingface_hub` client, and `HF_ENDPOINT` is the only difference, so the code that releases is the code that
+is tested. It is not the real Hub: anybody on this machine may use its default token, nothing is scanned, and
+Xet, inference, Spaces that run, jobs and social features do not exist.
 
     serve     blocks and serves a folder
     running   a context manager: serves a folder from a child process
@@ -40,16 +40,24 @@ def serve(
     webhook_retry_s: float = 1.0,
     stopper: Callable[[Callable[[], None]], None] | None = None,
 ) -> None:
-    """Serve the folder `root`, made when missing, until SIGINT or SIGTERM; `ready(url)` is called once it listens.
+    """Serve the folder `root`, made when missing, until SIGINT or SIGTERM; `ready(url)` is called once it
+    listens.
 
     In a thread there are no signals: `stopper` is called once with a function that ends the server. Raises
-    OSError that names host:port when it cannot listen there, `FolderBusyError` (an OSError) when another server
-    has the folder, ValueError for a host that is not loopback (unless `allow_remote`) or a bad accounts file.
-    """
+    OSError that names host:port when it cannot listen there, `FolderBusyError` (an OSError) when another
+    server has the folder, ValueError for a host that is not loopback (unless `allow_remote`) or a bad
+    accounts file."""
     from bot.localhub import server
     from bot.localhub.hub import Limits
 
     server.serve(
-        Path(root), host=host, port=port, accounts=accounts, ready=ready, allow_remote=allow_remote,
-        limits=limits or Limits(), webhook_retry_s=webhook_retry_s, stopper=stopper,
-    )  # fmt: skip
+        Path(root),
+        host=host,
+        port=port,
+        accounts=accounts,
+        ready=ready,
+        allow_remote=allow_remote,
+        limits=limits or Limits(),
+        webhook_retry_s=webhook_retry_s,
+        stopper=stopper,
+    )

@@ -1,9 +1,9 @@
 """Who calls, and what they may do.
 
-The project splits trust between four identities (a preparer that creates repos, a GPU job that reads and opens
-pull requests, a publisher for one repo, a keeper of collections). That split is only worth something if it can
-be tested, so the embedded Hub enforces it: what a call may do is what its *user's role* allows **and** its
-*token's scopes* allow.
+The project splits trust between four identities (a preparer that creates repos, a GPU job that reads and
+opens pull requests, a publisher for one repo, a keeper of collections). That split is only worth something if
+it can be tested, so the embedded Hub enforces it: what a call may do is what its *user's role* allows **and**
+its *token's scopes* allow.
 
 Roles, by namespace: `read` sees private repos; `contributor` may also create repos and write to its own;
 `write` writes to all; `admin` may also delete and move. A user is admin of the namespace of its own name. A
@@ -11,10 +11,10 @@ user marked `admin: true` is admin everywhere (the ready-made default is, so tha
 Everyone with a token may open discussions and pull requests on what they can read, as on the real Hub.
 
 Scopes, by token (default `[write]`): `read`; `contribute`, read and open pull requests, push to them, and
-comment; `create`, read and create repos; `collections`, read and keep collections; `write`, everything the role
-allows. A token limited by `repos` (ids or patterns such as `acme/*`) sees and touches only those private repos
-and writes only to those; its `write` never includes creating, deleting, moving, collections or webhooks, as
-with the real Hub's one-repo tokens: name those scopes beside it if they are meant.
+comment; `create`, read and create repos; `collections`, read and keep collections; `write`, everything the
+role allows. A token limited by `repos` (ids or patterns such as `acme/*`) sees and touches only those private
+repos and writes only to those; its `write` never includes creating, deleting, moving, collections or
+webhooks, as with the real Hub's one-repo tokens: name those scopes beside it if they are meant.
 
 An accounts file (YAML or JSON) replaces the default accounts:
 
@@ -27,8 +27,8 @@ An accounts file (YAML or JSON) replaces the default accounts:
       - {token: hf_alice_all, user: alice}
       - {token: hf_gpu_job, user: alice, name: gpu job, scopes: [contribute], repos: [acme/model]}
 
-Tokens here are not secrets worth guarding: the server is a rehearsal on loopback. They are still never logged.
-"""
+Tokens here are not secrets worth guarding: the server is a rehearsal on loopback. They are still never
+logged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 DEFAULT_USER = "release-bot"
-DEFAULT_TOKEN = "hf_embedded_release_bot_token"  # no secret: it opens an embedded Hub on loopback, nothing else
+DEFAULT_TOKEN = (
+    "hf_embedded_release_bot_token"  # no secret: it opens an embedded Hub on loopback, nothing else
+)
 
 
 class Action(StrEnum):
@@ -122,8 +124,9 @@ class Accounts(_Strict):
         return self._caller_of(Token(token="-", user=user))
 
     def _caller_of(self, token: Token) -> Caller:
-        roles: dict[str, str] = {name: org.members[token.user] for name, org in self.orgs.items()
-                                 if token.user in org.members}  # fmt: skip
+        roles: dict[str, str] = {
+            name: org.members[token.user] for name, org in self.orgs.items() if token.user in org.members
+        }
         roles[token.user] = "admin"
         return Caller(
             user=token.user,
@@ -177,7 +180,9 @@ class Caller:
 
     def may_in(self, action: Action, namespace: str) -> bool:
         """Whether this caller may do this in a namespace, where no repo is named."""
-        return self.user is not None and self._token_allows(action) and action in self._role_actions(namespace)
+        return (
+            self.user is not None and self._token_allows(action) and action in self._role_actions(namespace)
+        )
 
 
 ANONYMOUS = Caller()
@@ -202,9 +207,13 @@ def load_accounts(path: Path | None) -> Accounts:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: the accounts file cannot be read: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
         raise ValueError(f"{path}: not an accounts file: {wrong}") from None
-    strangers = {token.user for token in accounts.tokens} | {m for org in accounts.orgs.values() for m in org.members}
+    strangers = {token.user for token in accounts.tokens} | {
+        m for org in accounts.orgs.values() for m in org.members
+    }
     strangers -= accounts.users.keys()
     if strangers:
         raise ValueError(f"{path}: not under `users`: {', '.join(sorted(strangers))}")

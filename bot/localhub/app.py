@@ -15,11 +15,12 @@ from bot.localhub import (
     pages,
     routes_account,
     routes_collections,
+    routes_commit,
     routes_discussions,
     routes_files,
+    routes_lfs,
     routes_refs,
     routes_repos,
-    routes_upload,
     routes_webhooks,
 )
 from bot.localhub.http import RawPath
@@ -33,7 +34,8 @@ def build(hub: Hub) -> ASGIApp:
         routes_account,
         routes_collections,
         routes_webhooks,
-        routes_upload,
+        routes_lfs,
+        routes_commit,
         routes_files,
         routes_refs,
         routes_discussions,

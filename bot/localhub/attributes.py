@@ -1,8 +1,8 @@
 """`.gitattributes`: which files travel as LFS.
 
-Every repo on the real Hub starts with a `.gitattributes` that names the usual weight formats, and the Hub adds
-a line for each large file that no pattern covers. Both happen here too, so that a rehearsal sees the extra file
-and its changes before a release does.
+Every repo on the real Hub starts with a `.gitattributes` that names the usual weight formats, and the Hub
+adds a line for each large file that no pattern covers. Both happen here too, so that a rehearsal sees the
+extra file and its changes before a release does.
 
 Only what the Hub writes is understood: one pattern a line with `filter=lfs`; no negation, no macros.
 """
@@ -15,13 +15,13 @@ from collections.abc import Iterable
 PATH = ".gitattributes"
 _RULE = "filter=lfs diff=lfs merge=lfs -text"
 _MODEL = (
-    "*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy *.npz "
-    "*.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar "
-    "*.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*"
+    "*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy "
+    "*.npz *.onnx *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* "
+    "*.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*"
 )
 _DATASET = (
-    "*.avro *.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg *.jpeg "
-    "*.webp *.mp4 *.webm"
+    "*.avro *.lz4 *.mds *.pcm *.sam *.raw *.aac *.flac *.mp3 *.ogg *.wav *.bmp *.gif *.png *.tiff *.jpg "
+    "*.jpeg *.webp *.mp4 *.webm"
 )
 
 
@@ -36,8 +36,11 @@ class Attributes:
 
     def __init__(self, text: bytes):
         self.text = text
-        self._patterns = [_regex(words[0]) for line in text.decode("utf-8", "replace").splitlines()
-                          if len(words := line.split()) > 1 and "filter=lfs" in words]  # fmt: skip
+        self._patterns = [
+            _regex(words[0])
+            for line in text.decode("utf-8", "replace").splitlines()
+            if len(words := line.split()) > 1 and "filter=lfs" in words
+        ]
 
     def is_lfs(self, path: str) -> bool:
         return any(pattern.fullmatch(path) for pattern in self._patterns)

@@ -27,7 +27,7 @@ class BlobWriter:
     def __init__(self, store: BlobStore):
         self._store = store
         self.path = store.temporary / secrets.token_hex(16)
-        self._file = open(self.path, "wb")
+        self._file = open(self.path, "wb")  # noqa: SIM115 (closed by __exit__)
         self._sha256 = hashlib.sha256()
         self.size = 0
 

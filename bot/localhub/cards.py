@@ -8,17 +8,19 @@ check), and relative images are pointed at this repo's files.
 from __future__ import annotations
 
 import datetime
+import posixpath
 import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MAX_METADATA_CHARS = 256_000
-_FRONT = re.compile(r"\A(?:﻿)?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)", re.S)
+_FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)", re.S)
 
 
 def split(text: str) -> tuple[str | None, str]:
@@ -45,7 +47,9 @@ def problems(text: str) -> list[str]:
     wrong = []
     for key, kind in (("tags", list), ("datasets", list), ("license", (str, list)), ("configs", list)):
         value = data.get(key)
-        if value is not None and not isinstance(value, kind if key in ("license", "configs") else (list, str)):
+        if value is not None and not isinstance(
+            value, kind if key in ("license", "configs") else (list, str)
+        ):
             wrong.append(f'"{key}" has the wrong type')
     return wrong
 
@@ -110,30 +114,55 @@ def tags(card: dict[str, Any], paths: list[str]) -> list[str]:
     return list(dict.fromkeys(out))
 
 
-def render(text: str, address: Callable[[str], str]) -> str:
-    """The text below the metadata as HTML; `address` turns a relative image's path into where it is served."""
+Address = Callable[[str], str]
+
+
+def render(text: str, *, image: Address | None = None, link: Address | None = None) -> str:
+    """The text below the metadata as HTML.
+
+    `image` and `link` turn a path relative to the card into where it is served; without them, images are left
+    out and links are kept. Images of other hosts are never loaded: a page of the embedded Hub asks nobody
+    else."""
     _, body = split(text)
-    return _parser(address).render(body)
+    return str(_parser(image, link).render(body))
 
 
-def _parser(address: Callable[[str], str]) -> MarkdownIt:
-    def image(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+def relative(target: str) -> str | None:
+    """A path inside the repo, normalized; None for everything else that a card may point at."""
+    path = unquote(target.partition("#")[0].partition("?")[0])
+    if (
+        not path
+        or "://" in target
+        or target.startswith(("/", "#", "data:", "mailto:"))
+        or ":" in path.split("/")[0]
+    ):
+        return None
+    path = posixpath.normpath(path)
+    return None if path.startswith("..") else path
+
+
+def _parser(image: Address | None, link: Address | None) -> MarkdownIt:
+    def show_image(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
         token = tokens[index]
         source = str(token.attrs.get("src", ""))
-        if "://" in source or source.startswith(("//", "data:")):
-            return f"<em>[image not loaded: {_escape(source)}]</em>"
-        token.attrs["src"] = address(source)
-        return self.image(tokens, index, options, env)
+        path = relative(source)
+        if path is None or image is None:
+            return f'<em class="left-out">[image not loaded: {_escape(source[:200])}]</em>'
+        token.attrs["src"] = image(path)
+        return str(self.image(tokens, index, options, env))
 
-    parser = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(["table", "strikethrough"])
-    parser.add_render_rule("image", image)
-    parser.add_render_rule("link_open", _link)
+    def open_link(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+        token = tokens[index]
+        path = relative(str(token.attrs.get("href", "")))
+        if path is not None and link is not None:
+            token.attrs["href"] = link(path)
+        token.attrs["rel"] = "noopener noreferrer nofollow"
+        return str(self.renderToken(tokens, index, options, env))
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    parser.add_render_rule("image", show_image)
+    parser.add_render_rule("link_open", open_link)
     return parser
-
-
-def _link(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    tokens[index].attrs["rel"] = "noopener noreferrer nofollow"
-    return self.renderToken(tokens, index, options, env)
 
 
 def _escape(text: str) -> str:

@@ -1,8 +1,8 @@
 """What one commit changes: read from the request line by line, then applied to a tree.
 
-The body of `POST …/commit/{revision}` is ndjson: a header, then one operation a line, regular files inline as
-base64. It is parsed as it streams, and each file goes to disk before the next line is read, so that memory is
-bounded by the largest single regular file (10 MiB by default), not by the commit.
+The body of `POST …/commit/{revision}` is ndjson: a header, then one operation a line, regular files inline
+as base64. It is parsed as it streams, and each file goes to disk before the next line is read, so that memory
+is bounded by the largest single regular file (10 MiB by default), not by the commit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from bot.localhub import attributes
 from bot.localhub.errors import BadRequest, EntryNotFound
 from bot.localhub.http import parse_json
 from bot.localhub.objects import Entry, blob_oid, check_path, lfs_entry
-from bot.localhub.store import Repo, Store
+from bot.localhub.repos import Repo
+from bot.localhub.store import Store
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -53,7 +54,7 @@ class Changes:
             "lfsFile": self._lfs_file,
             "deletedFile": self._deleted,
             "deletedFolder": self._deleted,
-        }.get(item.get("key"))  # type: ignore[arg-type]
+        }.get(item.get("key"))
         if take is None:
             raise BadRequest(f"unknown operation in a commit: {str(item.get('key'))[:40]!r}")
         take(item["key"], value)
@@ -80,8 +81,8 @@ class Changes:
             data = content.encode("utf-8", "surrogatepass")
         if len(data) > self._regular_bytes:
             raise BadRequest(
-                f"Your push was rejected because it contains files larger than {self._regular_bytes} bytes: {path} "
-                "has to be uploaded as LFS"
+                f"Your push was rejected because it contains files larger than {self._regular_bytes} "
+                f"bytes: {path} has to be uploaded as LFS"
             )
         self._operations.append(("put", path, put_regular(self._store, path, data)))
 
@@ -120,7 +121,11 @@ class Changes:
         return self._attribute(after)
 
     def _attribute(self, files: dict[str, Entry]) -> dict[str, Entry]:
-        new = [path for kind, path, entry in self._operations if entry is not None and entry.lfs and path in files]
+        new = [
+            path
+            for kind, path, entry in self._operations
+            if entry is not None and entry.lfs and path in files
+        ]
         known = files.get(attributes.PATH)
         if not new or (known is not None and known.lfs):
             return files

@@ -1,8 +1,9 @@
 """The embedded Hub's one SQLite file: everything but the bytes of files.
 
-Durability is the point. `journal_mode=WAL` with `synchronous=FULL` means that a committed transaction survives
-`kill -9` and a power cut; every API write is exactly one transaction, so that a torn write cannot exist. File
-contents live beside it, content-addressed (`blobs.py`), and are on disk *before* the row that names them.
+Durability is the point. `journal_mode=WAL` with `synchronous=FULL` means that a committed transaction
+survives `kill -9` and a power cut; every API write is exactly one transaction, so that a torn write cannot
+exist. File contents live beside it, content-addressed (`blobs.py`), and are on disk *before* the row that
+names them.
 
 Readers use their own connection per thread and never wait for writers. Writers take one lock in this process
 (another process is kept out by the folder lock in `server.py`).
@@ -47,8 +48,8 @@ CREATE TABLE discussions (
   status TEXT NOT NULL, is_pull_request INTEGER NOT NULL, author TEXT NOT NULL, created_at TEXT NOT NULL,
   base_ref TEXT, base_oid TEXT, merge_oid TEXT, PRIMARY KEY (repo_id, num));
 CREATE TABLE events (
-  id TEXT PRIMARY KEY, repo_id TEXT NOT NULL, num INTEGER NOT NULL, position INTEGER NOT NULL, type TEXT NOT NULL,
-  author TEXT NOT NULL, created_at TEXT NOT NULL, data TEXT NOT NULL,
+  id TEXT PRIMARY KEY, repo_id TEXT NOT NULL, num INTEGER NOT NULL, position INTEGER NOT NULL,
+  type TEXT NOT NULL, author TEXT NOT NULL, created_at TEXT NOT NULL, data TEXT NOT NULL,
   FOREIGN KEY (repo_id, num) REFERENCES discussions(repo_id, num) ON DELETE CASCADE);
 CREATE INDEX events_by_discussion ON events (repo_id, num, position);
 CREATE TABLE access (
@@ -64,8 +65,8 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_by_due ON deliveries (state, due_at);
 CREATE TABLE collections (
   id TEXT PRIMARY KEY, slug TEXT NOT NULL UNIQUE, namespace TEXT NOT NULL, title TEXT NOT NULL,
-  description TEXT NOT NULL DEFAULT '', private INTEGER NOT NULL, theme TEXT NOT NULL, position INTEGER NOT NULL,
-  updated_at TEXT NOT NULL, UNIQUE (namespace, title));
+  description TEXT NOT NULL DEFAULT '', private INTEGER NOT NULL, theme TEXT NOT NULL,
+  position INTEGER NOT NULL, updated_at TEXT NOT NULL, UNIQUE (namespace, title));
 CREATE TABLE collection_items (
   id TEXT PRIMARY KEY, collection_id TEXT NOT NULL REFERENCES collections(id) ON DELETE CASCADE,
   type TEXT NOT NULL, item_id TEXT NOT NULL, note TEXT NOT NULL DEFAULT '', position INTEGER NOT NULL,

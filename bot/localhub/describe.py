@@ -16,12 +16,24 @@ from typing import Any
 from bot.localhub import cards
 from bot.localhub.hub import Hub
 from bot.localhub.objects import Entry
-from bot.localhub.store import MAIN, Commit, Repo, Store
+from bot.localhub.repos import Repo
+from bot.localhub.store import MAIN, Commit, Store
 
 MAX_CARD_BYTES = 4 << 20
 MAX_HEADER_BYTES = 100_000_000
-LIST_FIELDS = ("id", "_id", "likes", "private", "downloads", "tags", "pipeline_tag", "library_name", "createdAt",
-               "trendingScore", "gated")  # fmt: skip
+LIST_FIELDS = (
+    "id",
+    "_id",
+    "likes",
+    "private",
+    "downloads",
+    "tags",
+    "pipeline_tag",
+    "library_name",
+    "createdAt",
+    "trendingScore",
+    "gated",
+)
 FULL_FIELDS = (*LIST_FIELDS, "author", "sha", "lastModified", "disabled", "siblings", "cardData")
 INFO_FIELDS = (*FULL_FIELDS, "config", "safetensors", "usedStorage", "spaces", "model-index")
 
@@ -211,6 +223,6 @@ def commit_json(commit: Commit, *, formatted: bool = False) -> dict[str, Any]:
         "date": commit.created_at,
     }
     if formatted:
-        paragraphs = cards.render(commit.message, lambda path: "#")
-        out["formatted"] = {"title": cards.render(commit.title, lambda path: "#"), "message": paragraphs}
+        paragraphs = cards.render(commit.message)
+        out["formatted"] = {"title": cards.render(commit.title), "message": paragraphs}
     return out

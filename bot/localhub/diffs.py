@@ -19,7 +19,7 @@ MAX_DIFF_CHARS = 4 << 20
 def changed(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, Entry | None]:
     """Paths whose content differs, with what they became; None for those removed."""
     paths = {**after, **before}
-    return {p: after.get(p) for p in sorted(paths) if _oid(before.get(p)) != _oid(after.get(p))}
+    return {p: after.get(p) for p in sorted(paths) if oid_of(before.get(p)) != oid_of(after.get(p))}
 
 
 def unified(blobs: BlobStore, before: Mapping[str, Entry], after: Mapping[str, Entry]) -> str:
@@ -43,7 +43,7 @@ def _one(blobs: BlobStore, path: str, before: Entry | None, after: Entry | None)
     if after is None:
         yield "deleted file mode 100644\n"
     zero = "0" * 40
-    yield f"index {_oid(before) or zero}..{_oid(after) or zero}\n"
+    yield f"index {oid_of(before) or zero}..{oid_of(after) or zero}\n"
     old, new = _text(blobs, before), _text(blobs, after)
     a, b = f"a/{path}" if before else "/dev/null", f"b/{path}" if after else "/dev/null"
     if old is None or new is None:
@@ -67,5 +67,6 @@ def _text(blobs: BlobStore, entry: Entry | None) -> str | None:
     return None if "\0" in text else text
 
 
-def _oid(entry: Entry | None) -> str | None:
+def oid_of(entry: Entry | None) -> str | None:
+    """The id of a file that may be absent."""
     return entry.oid if entry else None

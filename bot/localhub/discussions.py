@@ -1,11 +1,10 @@
 """Discussions and pull requests.
 
 A pull request is a discussion with a ref of its own, `refs/pr/N`, that starts at a commit of its target
-branch. Merging is three-way by whole files: what the pull request changed since that base is put on top of the
-target branch as *one* new commit (the real Hub squashes too), and refused when the branch has since changed one
-of the same files to something else. `.gitattributes` alone is merged line by line, since the Hub itself edits
-it (`attributes.py`).
-"""
+branch. Merging is three-way by whole files: what the pull request changed since that base is put on top of
+the target branch as *one* new commit (the real Hub squashes too), and refused when the branch has since
+changed one of the same files to something else. `.gitattributes` alone is merged line by line, since the Hub
+itself edits it (`attributes.py`)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,8 @@ from bot.localhub import attributes, diffs
 from bot.localhub.changes import put_regular
 from bot.localhub.errors import BadRequest, Conflict, Forbidden, HubError
 from bot.localhub.objects import Entry
-from bot.localhub.store import MAIN, Commit, Repo, Store, new_id, now
+from bot.localhub.repos import Repo, new_id, now
+from bot.localhub.store import MAIN, Commit, Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class Discussions:
             raise HubError("Discussion not found", status=404)
         return _discussion(row)
 
-    def list(self) -> list[Discussion]:
+    def all(self) -> list[Discussion]:
         """Newest first."""
         with self.store.read() as db:
             sql = "SELECT * FROM discussions WHERE repo_id = ? ORDER BY num DESC"
@@ -141,7 +141,9 @@ class Discussions:
         if not title or len(title) > 500:
             raise BadRequest("a discussion needs a title of at most 500 characters")
         with self.store.write() as db:
-            db.execute("UPDATE discussions SET title = ? WHERE repo_id = ? AND num = ?", (title, self.repo.id, num))
+            db.execute(
+                "UPDATE discussions SET title = ? WHERE repo_id = ? AND num = ?", (title, self.repo.id, num)
+            )
             return self.add_event(num, "title-change", author, {"from": old, "to": title})
 
     def set_status(self, num: int, author: str, status: str) -> Event:
@@ -151,7 +153,9 @@ class Discussions:
         if status not in ("open", "closed"):
             raise BadRequest("valid statuses are 'open' and 'closed'")
         with self.store.write() as db:
-            db.execute("UPDATE discussions SET status = ? WHERE repo_id = ? AND num = ?", (status, self.repo.id, num))
+            db.execute(
+                "UPDATE discussions SET status = ? WHERE repo_id = ? AND num = ?", (status, self.repo.id, num)
+            )
             return self.add_event(num, "status-change", author, {"status": status})
 
     # Pull requests
@@ -160,11 +164,17 @@ class Discussions:
         if not pull.is_open:
             raise Forbidden(f"Pull request {pull.num} is {pull.status}: nothing can be pushed to it")
 
-    def sides(self, pull: Discussion) -> tuple[dict[str, Entry], dict[str, Entry], dict[str, Entry], str, str]:
+    def sides(
+        self, pull: Discussion
+    ) -> tuple[dict[str, Entry], dict[str, Entry], dict[str, Entry], str, str]:
         """Files of base, target and pull request, and the heads of the last two."""
-        assert pull.base_oid and pull.base_ref
+        assert pull.base_oid
+        assert pull.base_ref
         head, target = self.store.head(self.repo, pull.ref), self.store.head(self.repo, pull.base_ref)
-        trees = [self.store.files(self.store.commit(self.repo, oid).tree_oid) for oid in (pull.base_oid, target, head)]
+        trees = [
+            self.store.files(self.store.commit(self.repo, oid).tree_oid)
+            for oid in (pull.base_oid, target, head)
+        ]
         return trees[0], trees[1], trees[2], target, head
 
     def diff(self, pull: Discussion) -> str:
@@ -186,7 +196,9 @@ class Discussions:
         with self.store.write() as db:
             base, target, head, target_oid, head_oid = self.sides(pull)
             if clash := _conflicts(base, target, head):
-                raise Conflict(f"This pull request has conflicts: {', '.join(clash[:10])}", filesWithConflicts=clash)
+                raise Conflict(
+                    f"This pull request has conflicts: {', '.join(clash[:10])}", filesWithConflicts=clash
+                )
             ours = diffs.changed(base, head)
             if not ours:
                 raise Conflict("This pull request changes nothing")
@@ -201,9 +213,15 @@ class Discussions:
                     merged[path] = entry
             assert pull.base_ref is not None
             commit = self.store.add_commit(
-                self.repo, pull.base_ref, merged, title=f"{pull.title} (#{num})", message=self._squashed(pull, head_oid),
-                author=author, parent=target_oid, expect=target_oid,
-            )  # fmt: skip
+                self.repo,
+                pull.base_ref,
+                merged,
+                title=f"{pull.title} (#{num})",
+                message=self._squashed(pull, head_oid),
+                author=author,
+                parent=target_oid,
+                expect=target_oid,
+            )
             sql = "UPDATE discussions SET status = 'merged', merge_oid = ? WHERE repo_id = ? AND num = ?"
             db.execute(sql, (commit.oid, self.repo.id, num))
             data = {"status": "merged", "mergeCommitId": commit.oid}
@@ -220,7 +238,7 @@ class Discussions:
 
 def _conflicts(base: dict[str, Entry], target: dict[str, Entry], head: dict[str, Entry]) -> list[str]:
     ours, theirs = diffs.changed(base, head), diffs.changed(base, target)
-    clash = [p for p in ours if p in theirs and (ours[p] and ours[p].oid) != (theirs[p] and theirs[p].oid)]  # type: ignore[union-attr]
+    clash = [p for p in ours if p in theirs and diffs.oid_of(ours[p]) != diffs.oid_of(theirs[p])]
     return [p for p in clash if p != attributes.PATH or ours[p] is None or theirs[p] is None]
 
 

@@ -1,4 +1,5 @@
-"""Discussions and their events as JSON, for the API and for webhooks (`community.py` in `huggingface_hub`)."""
+"""Discussions and their events as JSON, for the API and for webhooks (`community.py` in
+`huggingface_hub`)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from bot.localhub import cards, describe
 from bot.localhub.discussions import Discussion, Discussions, Event
-from bot.localhub.store import Repo
+from bot.localhub.repos import Repo
 
 
 def summary(repo: Repo, found: Discussion, comments: int) -> dict[str, Any]:
@@ -58,14 +59,17 @@ def event_json(event: Event) -> dict[str, Any]:
     if event.type == "comment":
         history = [_version(version) for version in event.data["history"]]
         out["data"] = {
-            **event.data, "latest": _version(event.data["latest"]), "history": history, "numEdits": len(history),
+            **event.data,
+            "latest": _version(event.data["latest"]),
+            "history": history,
+            "numEdits": len(history),
             "reactions": [],
-        }  # fmt: skip
+        }
     return out
 
 
 def _version(version: dict[str, Any]) -> dict[str, Any]:
-    html = cards.render(version["raw"], lambda path: "#")
+    html = cards.render(version["raw"])
     return {**version, "html": html, "author": describe.author(version["author"])}
 
 
@@ -79,7 +83,10 @@ def discussion_json(base_url: str, repo: Repo, found: Discussion) -> dict[str, A
         "status": found.status,
         "isPullRequest": found.is_pull_request,
         "author": {"id": found.author},
-        "url": {"web": address, "api": f"{base_url}/api/{repo.type}s/{repo.full_name}/discussions/{found.num}"},
+        "url": {
+            "web": address,
+            "api": f"{base_url}/api/{repo.type}s/{repo.full_name}/discussions/{found.num}",
+        },
         "pinned": False,
     }
     if found.is_pull_request:

@@ -3,11 +3,10 @@
 Handlers are plain functions `handler(call) -> JSON value | Response`, run in a worker thread, so that SQLite
 and the disk never block the event loop. Only uploads are coroutines, because they stream their body.
 
-Two things differ from everyday Starlette. Revisions and paths arrive percent-encoded *inside* one path segment
-(`refs%2Fpr%2F1`), and ASGI's decoded path has lost that border; `RawPath` lets the router match the path as it
-was sent, and `Call.param` decodes afterwards. And with a loopback server the `Host` header is checked, so that
-a web page whose name was re-pointed to 127.0.0.1 cannot talk to it.
-"""
+Two things differ from everyday Starlette. Revisions and paths arrive percent-encoded *inside* one path
+segment (`refs%2Fpr%2F1`), and ASGI's decoded path has lost that border; `RawPath` lets the router match the
+path as it was sent, and `Call.param` decodes afterwards. And with a loopback server the `Host` header is
+checked, so that a web page whose name was re-pointed to 127.0.0.1 cannot talk to it."""
 
 from __future__ import annotations
 
@@ -16,11 +15,12 @@ import json
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import unquote, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -29,9 +29,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bot.localhub.accounts import ANONYMOUS, Action, Caller
 from bot.localhub.errors import BadRequest, Forbidden, HubError, RepoNotFound, Unauthorized
 from bot.localhub.hub import Hub
-from bot.localhub.store import REPO_TYPES, Commit, Repo
+from bot.localhub.repos import REPO_TYPES, Repo
+from bot.localhub.store import Commit
 
-MAX_JSON_BYTES = 32 << 20
+MAX_BODY_BYTES = 32 << 20
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 COOKIE = "embedded_hub_token"
 _log = logging.getLogger("bot.localhub")
@@ -96,16 +97,13 @@ class Call:
     # Who may do what
 
     def repo_type(self) -> str:
-        plural = self.param("types") if self.has_param("types") else "models"
-        if plural[:-1] not in REPO_TYPES or plural[-1:] != "s":
-            raise HubError("Not found", status=404)
-        return plural[:-1]
+        return self.param("types")[:-1] if self.has_param("types") else "model"
 
     def repo(self, action: Action = Action.READ) -> Repo:
         """The repo in the path, if this caller may do this to it."""
         repo_type, namespace, name = self.repo_type(), self.param("namespace"), self.param("name")
         try:
-            repo = self.hub.store.find_repo(repo_type, namespace, name)
+            repo = self.hub.store.repos.find(repo_type, namespace, name)
         except RepoNotFound:
             raise self._hidden() from None
         return self.allow(action, repo)
@@ -130,7 +128,8 @@ class Call:
     def _hidden(self) -> RepoNotFound:
         anonymous = self.caller.user is None
         return RepoNotFound(
-            "Invalid username or password." if anonymous else "Repository not found", status=401 if anonymous else 404
+            "Invalid username or password." if anonymous else "Repository not found",
+            status=401 if anonymous else 404,
         )
 
     def require_user(self) -> str:
@@ -142,7 +141,9 @@ class Call:
         """Refuse unless this caller may do this in that namespace."""
         self.require_user()
         if not self.caller.may_in(action, namespace):
-            raise Forbidden(f"You don't have the right to do this ({action}) under the namespace {namespace!r}")
+            raise Forbidden(
+                f"You don't have the right to do this ({action}) under the namespace {namespace!r}"
+            )
 
     def revision(self, repo: Repo) -> Commit:
         return self.hub.store.resolve(repo, self.param("revision") if self.has_param("revision") else "main")
@@ -163,18 +164,34 @@ class Call:
         return part, {"Link": f'<{self.base_url}{path}?{urlencode(query)}>; rel="next"'}
 
 
+class _Plural(Convertor[str]):
+    """`{types:plural}` in a route: the word that stands for a repo type in addresses."""
+
+    regex = "|".join(f"{repo_type}s" for repo_type in REPO_TYPES)
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("plural", _Plural())
+
 Handler = Callable[[Call], Any]
 AsyncHandler = Callable[[Call], Awaitable[Any]]
 
 
-def route(methods: str, path: str, handler: Handler | AsyncHandler, body: Body = "none") -> Route:
-    """A Starlette route around a handler."""
+def route(
+    methods: str, path: str, handler: Handler | AsyncHandler, body: Body = "none", *, cookie: bool = False
+) -> Route:
+    """A Starlette route around a handler; `cookie` lets the page's log-in count, for reading only."""
 
     async def endpoint(request: Request) -> Response:
         try:
-            call = await _call(request, body)
+            call = await _call(request, body, cookie=cookie)
             if body == "stream":
-                answer = await handler(call)  # type: ignore[misc]
+                answer = await handler(call)
             else:
                 answer = await run_in_threadpool(handler, call)
         except HubError as error:
@@ -182,27 +199,40 @@ def route(methods: str, path: str, handler: Handler | AsyncHandler, body: Body =
         except ClientDisconnect:
             return Response(status_code=400)
         except (OSError, sqlite3.OperationalError) as error:
-            if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "disk is full" not in str(error):
+            if getattr(error, "errno", None) not in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+            ) and "disk is full" not in str(error):
                 raise
             _log.error("disk full while serving %s %s", request.method, request.url.path)
-            return refusal(HubError("the embedded Hub's disk is full: free space and try again", status=507), request)
+            return refusal(
+                HubError("the embedded Hub's disk is full: free space and try again", status=507), request
+            )
         return answer if isinstance(answer, Response) else JSONResponse(answer)
 
     return Route(path, endpoint, methods=methods.split())
 
 
 def refusal(error: HubError, request: Request) -> Response:
-    return JSONResponse({"error": error.message, **error.extra}, status_code=error.status, headers=error.headers())
+    return JSONResponse(
+        {"error": error.message, **error.extra}, status_code=error.status, headers=error.headers()
+    )
 
 
-async def _call(request: Request, body: Body) -> Call:
+async def _call(request: Request, body: Body, *, cookie: bool) -> Call:
     hub: Hub = request.app.state.hub
-    call = Call(hub=hub, request=request, caller=identify(hub, request))
+    caller = identify(hub, request)
+    if cookie and caller is ANONYMOUS and request.method in ("GET", "HEAD"):
+        caller = identify_page(hub, request)
+    call = Call(hub=hub, request=request, caller=caller)
     if body == "json":
-        return Call(hub=hub, request=request, caller=call.caller, body=await _read_json(request))
+        text = await _read(request)
+        return replace(call, body=parse_json(text) if text else {})
     if body == "form":
-        async with request.form(max_files=0, max_fields=20_000) as form:
-            return Call(hub=hub, request=request, caller=call.caller, body=form.multi_items())
+        text = await _read(request)
+        if request.headers.get("content-type", "").startswith("application/json"):
+            return replace(call, body=parse_json(text))
+        return replace(call, body=parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True))
     return call
 
 
@@ -218,17 +248,20 @@ def identify(hub: Hub, request: Request) -> Caller:
     return caller
 
 
-async def _read_json(request: Request) -> Any:
+def identify_page(hub: Hub, request: Request) -> Caller:
+    """The caller of a page, by the cookie that its log-in form set; anonymous when it is of no use."""
+    return hub.accounts.caller(request.cookies.get(COOKIE)) or ANONYMOUS
+
+
+async def _read(request: Request) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_JSON_BYTES:
-            raise HubError(f"the request's body is larger than {MAX_JSON_BYTES} bytes", status=413)
+        if size > MAX_BODY_BYTES:
+            raise HubError(f"the request's body is larger than {MAX_BODY_BYTES} bytes", status=413)
         parts.append(chunk)
-    if not size:
-        return {}
-    return parse_json(b"".join(parts))
+    return b"".join(parts)
 
 
 def parse_json(text: bytes) -> Any:
@@ -250,8 +283,11 @@ class RawPath:
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if not self.any_host and name not in LOOPBACK_NAMES:
-                refused = JSONResponse({"error": "this embedded Hub answers on loopback names only"}, status_code=421)
+                refused = JSONResponse(
+                    {"error": "this embedded Hub answers on loopback names only"}, status_code=421
+                )
                 return await refused(scope, receive, send)
             raw = scope.get("raw_path") or scope["path"].encode()
             scope = {**scope, "path": raw.decode("latin-1")}
         await self.app(scope, receive, send)
+        return None

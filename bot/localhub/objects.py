@@ -2,9 +2,9 @@
 
 The real Hub is a git server, and clients check what they download against its ids: a regular file's id is the
 sha1 of `blob <length>\\0` and its bytes; an LFS file's git id is that of its small *pointer* text, while its
-content is known by sha256; a folder's id is that of its git tree object, a commit's that of its commit object.
-Computing the same ids here makes `verify_repo_checksums`, caches and ETags work unchanged, and makes commits
-deterministic: same parent, same tree, same text, same second, same id.
+content is known by sha256; a folder's id is that of its git tree object, a commit's that of its commit
+object. Computing the same ids here makes `verify_repo_checksums`, caches and ETags work unchanged, and makes
+commits deterministic: same parent, same tree, same text, same second, same id.
 
 Nothing here reads or writes a file. Packs, signatures and symlinks are not covered: every entry is a plain
 file of mode 100644.

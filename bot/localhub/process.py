@@ -39,30 +39,49 @@ class Running:
 
 @contextmanager
 def running(
-    root: Path, *, port: int = 0, accounts: Path | None = None, token: str = DEFAULT_TOKEN,
+    root: Path,
+    *,
+    port: int = 0,
+    accounts: Path | None = None,
+    token: str = DEFAULT_TOKEN,
     options: Sequence[str] = (),
-) -> Iterator[Running]:  # fmt: skip
+) -> Iterator[Running]:
     """Serve a folder from a child process for as long as the block runs, whatever way it ends.
 
     The child also ends when this process does, since it watches a pipe only this process holds. `options` are
-    further arguments of `python -m bot.localhub`. RuntimeError, with what the child said, when it does not start.
-    """
-    command = [sys.executable, "-m", "bot.localhub", str(root), "--port", str(port), "--json", "--until-stdin-closes"]
+    further arguments of `python -m bot.localhub`. RuntimeError, with what the child said, when it does not
+    start."""
+    command = [
+        sys.executable,
+        "-m",
+        "bot.localhub",
+        str(root),
+        "--port",
+        str(port),
+        "--json",
+        "--until-stdin-closes",
+    ]
     if accounts is not None:
         command += ["--accounts", str(accounts)]
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
-        )  # fmt: skip
+            [*command, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
         try:
             line = _first_line(child)
             if not line:
                 said.seek(0)
                 text = said.read().decode("utf-8", "replace").strip()
-                raise RuntimeError(f"the embedded Hub for {root} did not start: {text[-2000:] or 'it said nothing'}")
+                raise RuntimeError(
+                    f"the embedded Hub for {root} did not start: {text[-2000:] or 'it said nothing'}"
+                )
             yield Running(url=json.loads(line)["url"], token=token, pid=child.pid)
         finally:
             _stop(child)

@@ -19,12 +19,18 @@ def whoami(call: Call) -> dict[str, Any]:
     user = call.hub.accounts.users.get(name)
     orgs = [
         {
-            "type": "org", "id": org, "name": org, "fullname": body.fullname or org, "email": None, "avatarUrl": "",
-            "isEnterprise": False, "roleInOrg": body.members[name],
+            "type": "org",
+            "id": org,
+            "name": org,
+            "fullname": body.fullname or org,
+            "email": None,
+            "avatarUrl": "",
+            "isEnterprise": False,
+            "roleInOrg": body.members[name],
         }
         for org, body in call.hub.accounts.orgs.items()
         if name in body.members
-    ]  # fmt: skip
+    ]
     scopes = call.caller.scopes
     token = {
         "displayName": call.caller.token_name,
@@ -63,8 +69,19 @@ def user_overview(call: Call) -> dict[str, Any]:
     user = call.hub.accounts.users.get(name)
     if user is None:
         raise HubError("User not found", status=404)
-    orgs = [{"name": o, "fullname": b.fullname or o} for o, b in call.hub.accounts.orgs.items() if name in b.members]
-    return {"user": name, "fullname": user.fullname or name, "avatarUrl": "", "type": "user", "isPro": False, "orgs": orgs}
+    orgs = [
+        {"name": o, "fullname": b.fullname or o}
+        for o, b in call.hub.accounts.orgs.items()
+        if name in b.members
+    ]
+    return {
+        "user": name,
+        "fullname": user.fullname or name,
+        "avatarUrl": "",
+        "type": "user",
+        "isPro": False,
+        "orgs": orgs,
+    }
 
 
 def _org(call: Call) -> Any:
@@ -76,7 +93,13 @@ def _org(call: Call) -> Any:
 
 def org_overview(call: Call) -> dict[str, Any]:
     org, name = _org(call), call.param("org")
-    return {"name": name, "fullname": org.fullname or name, "avatarUrl": "", "type": "org", "numUsers": len(org.members)}
+    return {
+        "name": name,
+        "fullname": org.fullname or name,
+        "avatarUrl": "",
+        "type": "org",
+        "numUsers": len(org.members),
+    }
 
 
 def org_members(call: Call) -> list[dict[str, Any]]:

@@ -38,7 +38,12 @@ def _json(call: Call, collection: Collection, *, listed: bool = False) -> dict[s
         "slug": collection.slug,
         "title": collection.title,
         "description": collection.description,
-        "owner": {"name": collection.namespace, "fullname": collection.namespace, "type": "org", "avatarUrl": ""},
+        "owner": {
+            "name": collection.namespace,
+            "fullname": collection.namespace,
+            "type": "org",
+            "avatarUrl": "",
+        },
         "items": items[:SHOWN_IN_LIST] if listed else items,
         "lastUpdated": collection.updated_at,
         "private": collection.private,
@@ -60,12 +65,17 @@ def _item(call: Call, item: Item) -> dict[str, Any] | None:
         return {**out, "slug": item.item_id}
     namespace, _, name = item.item_id.partition("/")
     try:
-        repo = call.hub.store.find_repo(item.type, namespace, name)
+        repo = call.hub.store.repos.find(item.type, namespace, name)
     except HubError:
         return None
     if not call.may(Action.READ, repo):
         return None
-    more = {"author": repo.namespace, "private": repo.private, "gated": repo.gated or False, "repoType": repo.type}
+    more = {
+        "author": repo.namespace,
+        "private": repo.private,
+        "gated": repo.gated or False,
+        "repoType": repo.type,
+    }
     return {**out, **more, "id": repo.full_name, "lastModified": repo.modified_at, "likes": 0, "downloads": 0}
 
 
@@ -73,8 +83,8 @@ def index(call: Call) -> Response:
     owner, item = set(call.many("owner")), call.query("item")
     shelf = _shelf(call)
     found = []
-    for collection in shelf.list():
-        if owner and collection.namespace not in owner or not _readable(call, collection):
+    for collection in shelf.all():
+        if (owner and collection.namespace not in owner) or not _readable(call, collection):
             continue
         if item and item not in {f"{i.type}s/{i.item_id}" for i in shelf.items(collection)}:
             continue
@@ -87,7 +97,10 @@ def create(call: Call) -> dict[str, Any]:
     namespace = call.field("namespace")
     call.allow_in(Action.COLLECTIONS, namespace)
     collection = _shelf(call).create(
-        namespace, call.field("title"), call.field("description", default=""), call.field("private", bool, default=False)
+        namespace,
+        call.field("title"),
+        call.field("description", default=""),
+        call.field("private", bool, default=False),
     )
     if item := call.field("item", dict, default=None):
         _add(call, collection, item, "")
@@ -120,7 +133,7 @@ def _add(call: Call, collection: Collection, item: dict[str, Any], note: str) ->
     kind, name = str(item.get("type")), str(item.get("id"))
     if kind != "collection":
         namespace, _, tail = name.partition("/")
-        repo = call.allow(Action.READ, call.hub.store.find_repo(kind, namespace, tail))
+        repo = call.allow(Action.READ, call.hub.store.repos.find(kind, namespace, tail))
         name = repo.full_name
     else:
         name = _shelf(call).get(name).slug

@@ -9,7 +9,7 @@ from bot.localhub.discussions import Discussion, Discussions, target_ref
 from bot.localhub.errors import BadRequest, HubError
 from bot.localhub.events import comment_json, details, discussion_json, event_json, summary
 from bot.localhub.http import Call, route
-from bot.localhub.store import Repo
+from bot.localhub.repos import Repo
 
 PAGE = 50
 
@@ -28,7 +28,7 @@ def _num(call: Call) -> int:
 
 def index(call: Call) -> dict[str, Any]:
     repo, discussions = _of(call, Action.READ)
-    everything = discussions.list()
+    everything = discussions.all()
     kind, status, author = call.query("type", "all"), call.query("status", "all"), call.query("author")
     kinds = {"all": (True, False), "pull_request": (True,), "discussion": (False,)}
     if kind not in kinds or status not in ("all", "open", "closed"):
@@ -62,14 +62,21 @@ def create(call: Call) -> dict[str, Any]:
     with call.hub.store.write():
         base = target_ref(call.hub.store, repo, "main") if is_pull_request else None
         found = discussions.create(
-            title=call.field("title"), author=user, text=call.field("description"), base=base,
+            title=call.field("title"),
+            author=user,
+            text=call.field("description"),
+            base=base,
             status="draft" if is_pull_request else "open",
-        )  # fmt: skip
+        )
         _announce(call, repo, "create", "discussion", found)
         if base is not None:
             updated = [{"ref": found.ref, "oldSha": None, "newSha": base[1]}]
             call.announce(repo, "update", "repo.content", updatedRefs=updated)
-    return {"num": found.num, "pullRequest": is_pull_request, "url": discussion_json(call.base_url, repo, found)["url"]["web"]}
+    return {
+        "num": found.num,
+        "pullRequest": is_pull_request,
+        "url": discussion_json(call.base_url, repo, found)["url"]["web"],
+    }
 
 
 def show(call: Call) -> dict[str, Any]:
@@ -149,13 +156,15 @@ def _announce(call: Call, repo: Repo, action: str, scope: str, found: Discussion
 
 def _announce_comment(call: Call, repo: Repo, action: str, found: Discussion, event: Any) -> None:
     call.announce(
-        repo, action, "discussion.comment",
+        repo,
+        action,
+        "discussion.comment",
         discussion=discussion_json(call.base_url, repo, found),
         comment=comment_json(call.base_url, repo, found.num, event),
-    )  # fmt: skip
+    )
 
 
-_BASE = "/api/{types}/{namespace}/{name}/discussions"
+_BASE = "/api/{types:plural}/{namespace}/{name}/discussions"
 ROUTES = [
     route("GET", _BASE, index),
     route("POST", _BASE, create, "json"),

@@ -18,7 +18,8 @@ from bot.localhub.accounts import Action
 from bot.localhub.errors import EntryNotFound, GatedRepo, HubError
 from bot.localhub.http import Call, refusal, route
 from bot.localhub.objects import Entry, lfs_pointer, tree_oids
-from bot.localhub.store import Commit, Repo
+from bot.localhub.repos import Repo
+from bot.localhub.store import Commit
 
 PAGE = 1000
 EXPANDED_PAGE = 100
@@ -30,8 +31,28 @@ _IMAGES = {
     ".webp": "image/webp",
     ".svg": "image/svg+xml",
 }
-_TEXTS = {".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".py", ".jinja", ".csv", ".html", ".htm", ".xml",
-          ".js", ".css", ".sh", ".cfg", ".ini", ".log", ".xhtml"}  # fmt: skip
+_TEXTS = {
+    ".md",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".py",
+    ".jinja",
+    ".csv",
+    ".html",
+    ".htm",
+    ".xml",
+    ".js",
+    ".css",
+    ".sh",
+    ".cfg",
+    ".ini",
+    ".log",
+    ".xhtml",
+}
 SANDBOX = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 
 
@@ -59,12 +80,12 @@ def send_file(call: Call, commit: Commit, entry: Entry) -> Response:
     """The bytes of one file with the headers that the client checks them by."""
     kind = media_type(entry.path)
     name = PurePosixPath(entry.path).name
-    inline = kind != "application/octet-stream" and not call.flag("download")
+    shown = "attachment" if kind == "application/octet-stream" or call.flag("download") else "inline"
     headers = {
         "X-Repo-Commit": commit.oid,
         "ETag": f'"{entry.etag}"',
         "Content-Type": kind,
-        "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{quote(name, safe='')}",
+        "Content-Disposition": f"{shown}; filename*=UTF-8''{quote(name, safe='')}",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": SANDBOX,
         "Cross-Origin-Resource-Policy": "same-origin",
@@ -83,7 +104,12 @@ def media_type(path: str) -> str:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in _IMAGES:
         return _IMAGES[suffix]
-    if suffix in _TEXTS or PurePosixPath(path).name in (".gitattributes", ".gitignore", "LICENSE", "SHA256SUMS"):
+    if suffix in _TEXTS or PurePosixPath(path).name in (
+        ".gitattributes",
+        ".gitignore",
+        "LICENSE",
+        "SHA256SUMS",
+    ):
         return "text/plain; charset=utf-8"
     return "application/octet-stream"
 
@@ -109,10 +135,11 @@ def check_gate(call: Call, repo: Repo) -> None:
     user = call.caller.user
     if user is None:
         raise GatedRepo(
-            f"Access to {repo.type} {repo.full_name} is restricted. You must be authenticated to access it.", status=401
+            f"Access to {repo.type} {repo.full_name} is restricted. You must be authenticated to access it.",
+            status=401,
         )
     member = call.caller.may(Action.READ, repo.namespace, repo.name, private=True, created_by=repo.created_by)
-    if not member and user not in call.hub.store.granted(repo):
+    if not member and user not in call.hub.store.repos.granted(repo):
         raise GatedRepo(
             f"Access to {repo.type} {repo.full_name} is restricted and you are not in the authorized list."
         )
@@ -188,16 +215,18 @@ def paths_info(call: Call) -> list[dict[str, Any]]:
     return [found for path in wanted if path and (found := listing.one(path))]
 
 
-_REPO = "/api/{types}/{namespace}/{name}"
+_REPO = "/api/{types:plural}/{namespace}/{name}"
 FILES = "/resolve/{revision}/{path:path}"
 ROUTES = [
     route("GET", _REPO + "/tree/{revision}", tree),
     route("GET", _REPO + "/tree/{revision}/{path:path}", tree),
     route("POST", _REPO + "/paths-info/{revision}", paths_info, "form"),
-    route("GET", "/api/resolve-cache/{types}/{namespace}/{name}/{revision}/{path:path}", resolve),
+    route("GET", "/api/resolve-cache/{types:plural}/{namespace}/{name}/{revision}/{path:path}", resolve),
     *(
-        route("GET", f"{prefix}/{{namespace}}/{{name}}/{verb}/{{revision}}/{{path:path}}", handler)
-        for prefix in ("/{types}", "")
+        route(
+            "GET", f"{prefix}/{{namespace}}/{{name}}/{verb}/{{revision}}/{{path:path}}", handler, cookie=True
+        )
+        for prefix in ("/{types:plural}", "")
         for verb, handler in (("resolve", resolve), ("raw", raw))
     ),
 ]

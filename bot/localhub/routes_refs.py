@@ -86,9 +86,15 @@ def super_squash(call: Call) -> dict[str, Any]:
         old = store.head(repo, ref)
         title, _, message = call.field("message", default="Super-squash branch").partition("\n")
         commit = store.add_commit(
-            repo, ref, store.files(store.commit(repo, old).tree_oid), title=title, message=message.strip(),
-            author=call.require_user(), parent=None, expect=old,
-        )  # fmt: skip
+            repo,
+            ref,
+            store.files(store.commit(repo, old).tree_oid),
+            title=title,
+            message=message.strip(),
+            author=call.require_user(),
+            parent=None,
+            expect=old,
+        )
         _announce(call, repo, ref, old, commit.oid)
     return {}
 
@@ -120,7 +126,7 @@ def _announce(call: Call, repo: Any, ref: str, old: str | None, new: str | None)
     call.announce(repo, "update", "repo.content", updatedRefs=updated)
 
 
-_REPO = "/api/{types}/{namespace}/{name}"
+_REPO = "/api/{types:plural}/{namespace}/{name}"
 ROUTES = [
     route("GET", _REPO + "/refs", refs),
     route("GET", _REPO + "/commits/{revision}", commits),

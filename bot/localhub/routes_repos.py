@@ -12,7 +12,8 @@ from bot.localhub.changes import put_regular
 from bot.localhub.describe import Description
 from bot.localhub.errors import BadRequest, Conflict, Forbidden, HubError
 from bot.localhub.http import Call, route
-from bot.localhub.store import MAIN, Repo
+from bot.localhub.repos import Repo
+from bot.localhub.store import MAIN
 
 PAGE = 1000
 
@@ -29,9 +30,10 @@ def _named(call: Call) -> tuple[str, str, str]:
 
 
 def _private(call: Call, default: bool | None) -> bool | None:
-    visibility = call.field("visibility", default=None)
+    visibility: str | None = call.field("visibility", default=None)
     if visibility is None:
-        return call.field("private", bool, default=default)
+        private: bool | None = call.field("private", bool, default=default)
+        return private
     if visibility not in ("public", "private"):
         raise BadRequest(f"visibility must be 'public' or 'private', not {visibility[:40]!r}")
     return visibility == "private"
@@ -42,14 +44,20 @@ def create(call: Call) -> dict[str, Any]:
     repo_type, namespace, name = _named(call)
     user = call.require_user()
     if not call.caller.may(Action.CREATE, namespace, name, private=True):
-        raise Forbidden(f"You don't have the rights to create a {repo_type} under the namespace {namespace!r}")
+        raise Forbidden(
+            f"You don't have the rights to create a {repo_type} under the namespace {namespace!r}"
+        )
     hub = call.hub
     try:
         with hub.store.write():
-            repo = hub.store.create_repo(
-                repo_type, namespace, name, private=bool(_private(call, False)), user=user,
+            repo = hub.store.repos.create(
+                repo_type,
+                namespace,
+                name,
+                private=bool(_private(call, False)),
+                user=user,
                 sdk=call.field("sdk", default=""),
-            )  # fmt: skip
+            )
             entry = put_regular(hub.store, attributes.PATH, attributes.initial(repo_type))
             commit = hub.store.add_commit(
                 repo, MAIN, {entry.path: entry}, title="initial commit", author=user, parent=None
@@ -58,7 +66,7 @@ def create(call: Call) -> dict[str, Any]:
             updated = [{"ref": MAIN, "oldSha": None, "newSha": commit.oid}]
             call.announce(repo, "update", "repo.content", updatedRefs=updated)
     except Conflict as error:
-        found = hub.store.find_repo(repo_type, namespace, name)
+        found = hub.store.repos.find(repo_type, namespace, name)
         error.extra["url"] = describe.repo_url(call.base_url, found)
         raise
     return {"url": describe.repo_url(call.base_url, repo), "name": repo.full_name, "id": repo.id}
@@ -66,10 +74,10 @@ def create(call: Call) -> dict[str, Any]:
 
 def delete(call: Call) -> dict[str, Any]:
     repo_type, namespace, name = _named(call)
-    repo = call.allow(Action.ADMIN, call.hub.store.find_repo(repo_type, namespace, name))
+    repo = call.allow(Action.ADMIN, call.hub.store.repos.find(repo_type, namespace, name))
     with call.hub.store.write():
         call.announce(repo, "delete", "repo")
-        call.hub.store.delete_repo(repo)
+        call.hub.store.repos.delete(repo)
     return {}
 
 
@@ -77,12 +85,16 @@ def move(call: Call) -> dict[str, Any]:
     """Rename or transfer; the old name keeps leading to the repo until somebody takes it."""
     call.require_user()
     repo_type = call.field("type", default="model")
-    (old_namespace, _, old_name), (namespace, _, name) = (call.field(k).partition("/") for k in ("fromRepo", "toRepo"))
-    repo = call.allow(Action.ADMIN, call.hub.store.find_repo(repo_type, old_namespace, old_name))
+    (old_namespace, _, old_name), (namespace, _, name) = (
+        call.field(k).partition("/") for k in ("fromRepo", "toRepo")
+    )
+    repo = call.allow(Action.ADMIN, call.hub.store.repos.find(repo_type, old_namespace, old_name))
     call.allow_in(Action.CREATE, namespace)
     with call.hub.store.write():
-        moved = call.hub.store.move_repo(repo, namespace, name)
-        call.announce(repo, "move", "repo", movedTo={"name": moved.full_name, "owner": {"id": moved.namespace}})
+        moved = call.hub.store.repos.move(repo, namespace, name)
+        call.announce(
+            repo, "move", "repo", movedTo={"name": moved.full_name, "owner": {"id": moved.namespace}}
+        )
     return {"url": describe.repo_url(call.base_url, moved)}
 
 
@@ -93,8 +105,8 @@ def settings(call: Call) -> dict[str, Any]:
     if gated not in (None, "auto", "manual", False):
         raise BadRequest("gated must be 'auto', 'manual' or false")
     with call.hub.store.write():
-        call.hub.store.set_settings(repo, private=private, gated=None if gated is None else gated or "")
-        after = call.hub.store.find_repo(repo.type, repo.namespace, repo.name)
+        call.hub.store.repos.set_settings(repo, private=private, gated=None if gated is None else gated or "")
+        after = call.hub.store.repos.find(repo.type, repo.namespace, repo.name)
         if after.private != repo.private:
             # Told as the public sees it, so that going private reaches those who could see it until now.
             call.announce(after, "update", "repo.config", updatedConfig={"private": after.private})
@@ -106,9 +118,16 @@ def info(call: Call) -> dict[str, Any]:
     described = Description(call.hub, repo, call.revision(repo), blobs=call.flag("blobs"))
     if expand := call.many("expand"):
         return described.fields(_known(expand))
-    out = described.fields(describe.INFO_FIELDS if repo.type == "model" else (*describe.INFO_FIELDS, "description"))
+    out = described.fields(
+        describe.INFO_FIELDS if repo.type == "model" else (*describe.INFO_FIELDS, "description")
+    )
     if repo.type == "space":
-        out |= {"sdk": repo.sdk, "subdomain": repo.full_name.replace("/", "-").lower(), "host": "", "models": []}
+        out |= {
+            "sdk": repo.sdk,
+            "subdomain": repo.full_name.replace("/", "-").lower(),
+            "host": "",
+            "models": [],
+        }
     if call.flag("securityStatus"):
         out["securityRepoStatus"] = {"scansDone": False, "filesWithIssues": []}
     return out
@@ -124,8 +143,8 @@ def index(call: Call) -> Any:
     author, search = call.query("author").lower(), [text.lower() for text in call.many("search")]
     wanted, gated, pipeline = set(call.many("filter")), call.query("gated"), call.query("pipeline_tag")
     found: list[Repo] = []
-    for repo in call.hub.store.repos(repo_type):
-        if author and repo.namespace.lower() != author or not call.may(Action.READ, repo):
+    for repo in call.hub.store.repos.all(repo_type):
+        if (author and repo.namespace.lower() != author) or not call.may(Action.READ, repo):
             continue
         if any(text not in repo.full_name.lower() for text in search):
             continue
@@ -133,7 +152,9 @@ def index(call: Call) -> Any:
             continue
         if wanted or pipeline:
             described = _described(call, repo)
-            if not wanted <= set(described.tags) or (pipeline and described.card.get("pipeline_tag") != pipeline):
+            if not wanted <= set(described.tags) or (
+                pipeline and described.card.get("pipeline_tag") != pipeline
+            ):
                 continue
         found.append(repo)
     found.sort(key=_order(call.query("sort")), reverse=call.query("direction", "-1") == "-1")
@@ -176,7 +197,7 @@ def grant(call: Call) -> dict[str, Any]:
     repo, user = call.repo(Action.WRITE), call.field("user")
     if user not in call.hub.accounts.users:
         raise HubError("User not found", status=404)
-    call.hub.store.grant(repo, user)
+    call.hub.store.repos.grant(repo, user)
     return {}
 
 
@@ -184,13 +205,17 @@ def accepted(call: Call) -> list[dict[str, Any]]:
     repo = call.repo(Action.WRITE)
     users = call.hub.accounts.users
     return [
-        {"user": {"_id": u, "user": u, "fullname": users[u].fullname, "email": None}, "timestamp": at, "status": "accepted"}
-        for u, at in call.hub.store.granted(repo).items()
+        {
+            "user": {"_id": u, "user": u, "fullname": users[u].fullname, "email": None},
+            "timestamp": at,
+            "status": "accepted",
+        }
+        for u, at in call.hub.store.repos.granted(repo).items()
         if u in users
     ]
 
 
-_REPO = "/api/{types}/{namespace}/{name}"
+_REPO = "/api/{types:plural}/{namespace}/{name}"
 ROUTES = [
     route("POST", "/api/repos/create", create, "json"),
     route("DELETE", "/api/repos/delete", delete, "json"),
@@ -202,5 +227,5 @@ ROUTES = [
     route("GET", _REPO + "/user-access-request/accepted", accepted),
     route("GET", _REPO + "/revision/{revision}", info),
     route("GET", _REPO, info),
-    route("GET", "/api/{types}", index),
+    route("GET", "/api/{types:plural}", index),
 ]

@@ -15,7 +15,7 @@ def _owner(call: Call) -> str:
 
 
 def index(call: Call) -> list[dict[str, Any]]:
-    return call.hub.webhooks.list(_owner(call))
+    return call.hub.webhooks.of(_owner(call))
 
 
 def create(call: Call) -> dict[str, Any]:
@@ -37,9 +37,13 @@ def show(call: Call) -> dict[str, Any]:
 def update(call: Call) -> dict[str, Any]:
     owner, webhook = _owner(call), call.param("webhook")
     call.hub.webhooks.update(
-        webhook, owner, url=call.field("url", default=None), secret=call.field("secret", default=None),
-        watched=call.field("watched", list, default=[]), domains=call.field("domains", list, default=None),
-    )  # fmt: skip
+        webhook,
+        owner,
+        url=call.field("url", default=None),
+        secret=call.field("secret", default=None),
+        watched=call.field("watched", list, default=[]),
+        domains=call.field("domains", list, default=None),
+    )
     return {"webhook": call.hub.webhooks.get(webhook, owner)}
 
 

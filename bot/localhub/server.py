@@ -1,9 +1,8 @@
 """One process serving one folder, until it is told to stop.
 
 A folder has one server at a time: the file `lock` in it is locked (`flock`) for as long as the server lives,
-and the kernel lets go of it however the server ends. The socket is bound before anything is announced, so that
-"port in use" is an error here and not a log line, and port 0 yields a free one.
-"""
+and the kernel lets go of it however the server ends. The socket is bound before anything is announced, so
+that "port in use" is an error here and not a log line, and port 0 yields a free one."""
 
 from __future__ import annotations
 
@@ -44,13 +43,21 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    root: Path, *, host: str, port: int, accounts: Path | None, ready: Callable[[str], None] | None,
-    allow_remote: bool, limits: Limits, webhook_retry_s: float, stopper: Callable[[Callable[[], None]], None] | None,
-) -> None:  # fmt: skip
+    root: Path,
+    *,
+    host: str,
+    port: int,
+    accounts: Path | None,
+    ready: Callable[[str], None] | None,
+    allow_remote: bool,
+    limits: Limits,
+    webhook_retry_s: float,
+    stopper: Callable[[Callable[[], None]], None] | None,
+) -> None:
     """See `bot.localhub.serve`; `stopper` is handed a function that ends the server."""
     if not allow_remote and not is_loopback(host):
         raise ValueError(
-            f"refusing to bind {host}: the embedded Hub's tokens are public; pass allow_remote to do it all the same"
+            f"refusing to bind {host}: the embedded Hub's tokens are public (allow_remote to do it)"
         )
     people = load_accounts(accounts)
     root.mkdir(parents=True, exist_ok=True)
@@ -62,9 +69,15 @@ def serve(
         bound_port = listener.getsockname()[1]
         url = f"http://[{host}]:{bound_port}" if ":" in host else f"http://{host}:{bound_port}"
         config = uvicorn.Config(
-            build(hub), http="h11", lifespan="off", log_level="warning", access_log=False, server_header=False,
-            timeout_graceful_shutdown=GRACE_S, timeout_keep_alive=30,
-        )  # fmt: skip
+            build(hub),
+            http="h11",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=30,
+        )
         server = _Server(config, lambda: ready(url) if ready else None)
         if stopper is not None:
             stopper(lambda: setattr(server, "should_exit", True))
@@ -87,9 +100,10 @@ def _locked(root: Path) -> Iterator[None]:
                 raise
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             raise FolderBusyError(
-                errno.EBUSY, f"another embedded Hub serves this folder (process {holder}): stop it, or serve another",
+                errno.EBUSY,
+                f"another embedded Hub serves this folder (process {holder}): stop it, or serve another",
                 str(root),
-            ) from None  # fmt: skip
+            ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
@@ -107,7 +121,9 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind((host, port))
             listener.listen(128)
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+            raise OSError(
+                error.errno, f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+            ) from error
         yield listener
     finally:
         listener.close()

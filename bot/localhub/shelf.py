@@ -7,7 +7,8 @@ import sqlite3
 from dataclasses import dataclass
 
 from bot.localhub.errors import BadRequest, Conflict, HubError
-from bot.localhub.store import Store, new_id, now
+from bot.localhub.repos import new_id, now
+from bot.localhub.store import Store
 
 ITEM_TYPES = ("model", "dataset", "space", "collection")
 
@@ -44,7 +45,9 @@ class Shelf:
         """A new one; Conflict with the slug of the one that has this title."""
         title = title.strip()
         if not title or len(title) > 60 or len(description) > 150:
-            raise BadRequest("a collection has a title of at most 60 and a description of at most 150 characters")
+            raise BadRequest(
+                "a collection has a title of at most 60 and a description of at most 150 characters"
+            )
         words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "collection"
         id_ = new_id()
         slug = f"{namespace}/{words}-{id_}"
@@ -66,7 +69,7 @@ class Shelf:
             raise HubError("Collection not found", status=404)
         return _collection(row)
 
-    def list(self) -> list[Collection]:
+    def all(self) -> list[Collection]:
         with self.store.read() as db:
             rows = db.execute("SELECT * FROM collections ORDER BY updated_at DESC").fetchall()
         return [_collection(row) for row in rows]
@@ -77,7 +80,9 @@ class Shelf:
                 try:
                     db.execute(f"UPDATE collections SET {column} = ? WHERE id = ?", (value, collection.id))
                 except sqlite3.IntegrityError:
-                    raise Conflict(f"{collection.namespace} has a collection with this title already") from None
+                    raise Conflict(
+                        f"{collection.namespace} has a collection with this title already"
+                    ) from None
         return self.get(collection.slug)
 
     def delete(self, collection: Collection) -> None:
@@ -86,7 +91,10 @@ class Shelf:
 
     def items(self, collection: Collection) -> list[Item]:
         with self.store.read() as db:
-            sql = "SELECT id, type, item_id, note, position FROM collection_items WHERE collection_id = ? ORDER BY position, rowid"
+            sql = (
+                "SELECT id, type, item_id, note, position FROM collection_items WHERE collection_id = ? "
+                "ORDER BY position, rowid"
+            )
             return [Item(**dict(row)) for row in db.execute(sql, (collection.id,))]
 
     def add(self, collection: Collection, kind: str, item_id: str, note: str) -> None:
@@ -101,7 +109,9 @@ class Shelf:
                 raise Conflict(f"{item_id} is in this collection already") from None
             self.update(collection)
 
-    def change_item(self, collection: Collection, id_: str, *, note: str | None, position: int | None) -> None:
+    def change_item(
+        self, collection: Collection, id_: str, *, note: str | None, position: int | None
+    ) -> None:
         """Another note, another place; the others move up or down."""
         with self.store.write() as db:
             items = self.items(collection)

@@ -1,10 +1,11 @@
-"""Repos and their history: the part of the embedded Hub that git is on the real one.
+"""The content of repos and their history: the part of the embedded Hub that git is on the real one.
 
 A commit names a tree; a tree is the flat list of its files, kept once per distinct tree id. A ref names a
-commit: `refs/heads/*`, `refs/tags/*` and `refs/pr/*`. Everything is addressed by git's own ids (`objects.py`).
+commit: `refs/heads/*`, `refs/tags/*` and `refs/pr/*`. Everything is addressed by git's own ids
+(`objects.py`).
 
 Methods take and return plain values and raise `HubError`s; they know nothing of HTTP and nothing of who calls
-(`access.py` asks that first). A method that changes something joins the caller's transaction.
+(`http.Call` asks that first). A method that changes something joins the caller's transaction.
 """
 
 from __future__ import annotations
@@ -15,52 +16,18 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from bot.localhub import objects
 from bot.localhub.blobs import BlobStore
 from bot.localhub.database import Database
-from bot.localhub.errors import BadRequest, Conflict, RepoNotFound, RevisionNotFound, StaleParent
+from bot.localhub.errors import BadRequest, Conflict, RevisionNotFound, StaleParent
 from bot.localhub.objects import Entry
+from bot.localhub.repos import Repo, Repos, now
 
-REPO_TYPES = ("model", "dataset", "space")
 MAIN = "refs/heads/main"
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]{0,199}")
-_RESERVED = {"api", "collections", "datasets", "embedded-hub", "lfs", "login", "models", "spaces", "static"}
-
-
-def now() -> str:
-    """The time as the client parses it, with milliseconds and a Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def new_id() -> str:
-    """An object id in the real Hub's form: 24 hex digits."""
-    return secrets.token_hex(12)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Repo:
-    id: str
-    type: str
-    namespace: str
-    name: str
-    private: bool
-    gated: str
-    sdk: str
-    created_by: str
-    created_at: str
-    modified_at: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    @property
-    def web_path(self) -> str:
-        return f"/{self.full_name}" if self.type == "model" else f"/{self.type}s/{self.full_name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +47,7 @@ class Store:
     def __init__(self, root: Path):
         self.blobs = BlobStore(root)
         self.db = Database(root / "hub.sqlite3")
+        self.repos = Repos(self.db)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -105,88 +73,6 @@ class Store:
             used = "SELECT sha256 FROM entries UNION SELECT sha256 FROM lfs_objects"
             self.blobs.sweep(row[0] for row in db.execute(used))
 
-    # Repos
-
-    def create_repo(self, repo_type: str, namespace: str, name: str, *, private: bool, user: str, sdk: str) -> Repo:
-        if repo_type not in REPO_TYPES:
-            raise BadRequest(f"unknown repo type {repo_type!r}: one of {', '.join(REPO_TYPES)}")
-        check_name(namespace, name)
-        moment = now()
-        repo = Repo(
-            id=new_id(), type=repo_type, namespace=namespace, name=name, private=private, gated="", sdk=sdk,
-            created_by=user, created_at=moment, modified_at=moment,
-        )  # fmt: skip
-        with self.write() as db:
-            if self._row(db, repo_type, namespace, name):
-                raise Conflict(f"You already created this {repo_type} repo: {namespace}/{name}")
-            db.execute("DELETE FROM redirects WHERE (type, namespace, name) = (?, ?, ?)", (repo_type, namespace, name))
-            db.execute(
-                "INSERT INTO repos (id, type, namespace, name, private, sdk, created_by, created_at, modified_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (repo.id, repo_type, namespace, name, private, sdk, user, moment, moment),
-            )
-        return repo
-
-    def _row(self, db: sqlite3.Connection, repo_type: str, namespace: str, name: str) -> sqlite3.Row | None:
-        key = (repo_type, namespace, name)
-        return db.execute("SELECT * FROM repos WHERE (type, namespace, name) = (?, ?, ?)", key).fetchone()
-
-    def find_repo(self, repo_type: str, namespace: str, name: str) -> Repo:
-        """The repo of this name, or the one that was moved away from it."""
-        with self.read() as db:
-            row = self._row(db, repo_type, namespace, name)
-            if row is None:
-                row = db.execute(
-                    "SELECT repos.* FROM repos JOIN redirects ON repos.id = redirects.repo_id "
-                    "WHERE (redirects.type, redirects.namespace, redirects.name) = (?, ?, ?)",
-                    (repo_type, namespace, name),
-                ).fetchone()
-        if row is None:
-            raise RepoNotFound("Repository not found")
-        return _repo(row)
-
-    def repo_by_id(self, repo_id: str) -> Repo | None:
-        with self.read() as db:
-            row = db.execute("SELECT * FROM repos WHERE id = ?", (repo_id,)).fetchone()
-        return _repo(row) if row else None
-
-    def repos(self, repo_type: str) -> list[Repo]:
-        with self.read() as db:
-            return [_repo(row) for row in db.execute("SELECT * FROM repos WHERE type = ?", (repo_type,))]
-
-    def delete_repo(self, repo: Repo) -> None:
-        with self.write() as db:
-            db.execute("DELETE FROM repos WHERE id = ?", (repo.id,))
-
-    def move_repo(self, repo: Repo, namespace: str, name: str) -> Repo:
-        check_name(namespace, name)
-        with self.write() as db:
-            found = self._row(db, repo.type, namespace, name)
-            if found is not None and found["id"] != repo.id:
-                raise Conflict(f"a {repo.type} named {namespace}/{name} exists already")
-            db.execute("DELETE FROM redirects WHERE (type, namespace, name) = (?, ?, ?)", (repo.type, namespace, name))
-            db.execute("UPDATE repos SET namespace = ?, name = ? WHERE id = ?", (namespace, name, repo.id))
-            if (namespace, name) != (repo.namespace, repo.name):
-                old = (repo.type, repo.namespace, repo.name, repo.id)
-                db.execute("INSERT OR REPLACE INTO redirects VALUES (?, ?, ?, ?)", old)
-        return self.find_repo(repo.type, namespace, name)
-
-    def set_settings(self, repo: Repo, *, private: bool | None, gated: str | None) -> None:
-        with self.write() as db:
-            if private is not None:
-                db.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo.id))
-            if gated is not None:
-                db.execute("UPDATE repos SET gated = ? WHERE id = ?", (gated, repo.id))
-
-    def grant(self, repo: Repo, user: str) -> None:
-        with self.write() as db:
-            db.execute("INSERT OR IGNORE INTO access VALUES (?, ?, ?)", (repo.id, user, now()))
-
-    def granted(self, repo: Repo) -> dict[str, str]:
-        """Users let into a gated repo, with the time."""
-        with self.read() as db:
-            return {r["user"]: r["granted_at"] for r in db.execute("SELECT * FROM access WHERE repo_id = ?", (repo.id,))}
-
     # Refs and commits
 
     def refs(self, repo: Repo) -> dict[str, str]:
@@ -199,14 +85,20 @@ class Store:
             row = db.execute("SELECT oid FROM refs WHERE repo_id = ? AND ref = ?", (repo.id, ref)).fetchone()
         if row is None:
             raise RevisionNotFound(f"Invalid rev id: {ref}")
-        return row["oid"]
+        return str(row["oid"])
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
         """The commit behind a branch, tag, `refs/…` name, full id, or its unique first 7 or more digits."""
-        names = [revision] if revision.startswith("refs/") else [f"refs/heads/{revision}", f"refs/tags/{revision}"]
+        names = (
+            [revision]
+            if revision.startswith("refs/")
+            else [f"refs/heads/{revision}", f"refs/tags/{revision}"]
+        )
         with self.read() as db:
             for name in names:
-                row = db.execute("SELECT oid FROM refs WHERE repo_id = ? AND ref = ?", (repo.id, name)).fetchone()
+                row = db.execute(
+                    "SELECT oid FROM refs WHERE repo_id = ? AND ref = ?", (repo.id, name)
+                ).fetchone()
                 if row:
                     return self.commit(repo, row["oid"])
             if re.fullmatch(r"[0-9a-f]{7,40}", revision):
@@ -236,18 +128,30 @@ class Store:
     def files(self, tree_oid: str) -> dict[str, Entry]:
         """Every file of a tree by path, in path order."""
         with self.read() as db:
-            rows = db.execute("SELECT * FROM entries WHERE tree_oid = ? ORDER BY path", (tree_oid,)).fetchall()
+            rows = db.execute(
+                "SELECT * FROM entries WHERE tree_oid = ? ORDER BY path", (tree_oid,)
+            ).fetchall()
         return {row["path"]: _entry(row) for row in rows}
 
     def file(self, tree_oid: str, path: str) -> Entry | None:
         with self.read() as db:
-            row = db.execute("SELECT * FROM entries WHERE tree_oid = ? AND path = ?", (tree_oid, path)).fetchone()
+            row = db.execute(
+                "SELECT * FROM entries WHERE tree_oid = ? AND path = ?", (tree_oid, path)
+            ).fetchone()
         return _entry(row) if row else None
 
     def add_commit(
-        self, repo: Repo, ref: str, files: Mapping[str, Entry], *, title: str, message: str = "", author: str,
-        parent: str | None, expect: str | None = None,
-    ) -> Commit:  # fmt: skip
+        self,
+        repo: Repo,
+        ref: str,
+        files: Mapping[str, Entry],
+        *,
+        title: str,
+        message: str = "",
+        author: str,
+        parent: str | None,
+        expect: str | None = None,
+    ) -> Commit:
         """Record a tree on top of `parent` and move `ref` to it, if `ref` still is at `expect` (or is new).
 
         Raises StaleParent when somebody else moved the ref in between.
@@ -263,12 +167,20 @@ class Store:
         seconds = int(datetime.fromisoformat(moment).timestamp())
         oid = objects.commit_oid(tree=tree, parent=parent, author=author, seconds=seconds, message=text)
         commit = Commit(
-            oid=oid, tree_oid=tree, parent=parent, title=title, message=message, author=author, created_at=moment
+            oid=oid,
+            tree_oid=tree,
+            parent=parent,
+            title=title,
+            message=message,
+            author=author,
+            created_at=moment,
         )
         with self.write() as db:
             row = db.execute("SELECT oid FROM refs WHERE repo_id = ? AND ref = ?", (repo.id, ref)).fetchone()
             if (row["oid"] if row else None) != expect:
-                raise StaleParent(f"A commit has happened since. Please refresh and try again: {ref} has moved")
+                raise StaleParent(
+                    f"A commit has happened since. Please refresh and try again: {ref} has moved"
+                )
             db.executemany(
                 "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?)",
                 [(tree, e.path, e.oid, e.size, e.sha256, e.lfs) for e in files.values()],
@@ -283,7 +195,8 @@ class Store:
     def set_ref(self, repo: Repo, ref: str, oid: str, message: str = "") -> None:
         with self.write() as db:
             db.execute(
-                "INSERT INTO refs VALUES (?, ?, ?, ?) ON CONFLICT (repo_id, ref) DO UPDATE SET oid = excluded.oid",
+                "INSERT INTO refs VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (repo_id, ref) DO UPDATE SET oid = excluded.oid",
                 (repo.id, ref, oid, message),
             )
             if ref == MAIN:
@@ -329,24 +242,11 @@ class Store:
             return db.execute(sql, (repo.id,)).fetchall()
 
 
-def check_name(namespace: str, name: str) -> None:
-    """BadRequest unless both are names the real Hub would take."""
-    for part in (namespace, name):
-        if not isinstance(part, str) or not _NAME.fullmatch(part) or ".." in part or "--" in part:
-            raise BadRequest(f"not a valid repo id: {namespace!s:.100}/{name!s:.100}")
-    if namespace.lower() in _RESERVED or name.endswith((".git", ".ipynb")):
-        raise BadRequest(f"a reserved name: {namespace}/{name}")
-
-
 def _parents(path: str) -> Iterator[str]:
     at = path.rfind("/")
     while at > 0:
         yield path[:at]
         at = path.rfind("/", 0, at)
-
-
-def _repo(row: sqlite3.Row) -> Repo:
-    return Repo(**{key: row[key] for key in Repo.__slots__ if key != "private"}, private=bool(row["private"]))
 
 
 def _commit(row: sqlite3.Row) -> Commit:

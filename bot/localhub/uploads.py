@@ -1,9 +1,8 @@
 """Where large files are put: addresses that carry their own permission.
 
 The client sends file contents without its token, because on the real Hub they go straight to object storage.
-So the batch endpoint hands out addresses that are signed (HMAC, a key kept in the folder) over everything they
-allow: this content, this size, this repo, this part, until this time. They authorize nothing else.
-"""
+So the batch endpoint hands out addresses that are signed (HMAC, a key kept in the folder) over everything
+they allow: this content, this size, this repo, this part, until this time. They authorize nothing else."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Signer:
         mac, body = raw[:32], raw[32:]
         if not body or not hmac.compare_digest(mac, self._mac(body)):
             raise Forbidden("this upload address is not valid")
-        claim = json.loads(body)
+        claim: dict[str, Any] = json.loads(body)
         if claim["until"] < time.time():
             raise Forbidden("this upload address has expired: ask for another")
         return claim
@@ -51,7 +50,8 @@ class Signer:
 
 
 class Parts:
-    """Multipart uploads under way: which parts came, by their etag. A restart forgets them, as it does the bytes."""
+    """Multipart uploads under way: which parts came, by their etag. A restart forgets them, as it does the
+    bytes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

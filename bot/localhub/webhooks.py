@@ -2,8 +2,8 @@
 
 What happened is queued in the same transaction that made it happen, so that no crash can lose or invent a
 delivery. A thread sends the queue: a POST with the real Hub's payload (version 3, `_webhooks_payload.py` in
-`huggingface_hub`) and the secret in `X-Webhook-Secret`. A delivery that fails is tried again, later each time,
-and given up after `ATTEMPTS`; order is kept per webhook only as long as nothing fails.
+`huggingface_hub`) and the secret in `X-Webhook-Secret`. A delivery that fails is tried again, later each
+time, and given up after `ATTEMPTS`; order is kept per webhook only as long as nothing fails.
 
 A loopback server sends to loopback addresses only and never follows a redirect: a rehearsal must not be able
 to reach anybody. A webhook is told of a private repo only if its owner may read it.
@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from bot.localhub.accounts import Accounts, Action
 from bot.localhub.errors import BadRequest, HubError
-from bot.localhub.store import MAIN, Repo, Store, new_id
+from bot.localhub.repos import Repo, new_id
+from bot.localhub.store import MAIN, Store
 
 ATTEMPTS = 6
 DOMAINS = ("repo", "discussion")
@@ -46,14 +47,29 @@ class Webhooks:
 
     def create(self, owner: str, url: str, secret: str | None, watched: list[Any], domains: list[Any]) -> str:
         webhook = new_id()
-        row = (webhook, owner, self._check_url(url), secret, _check_watched(watched), _check_domains(domains), 0)
+        row = (
+            webhook,
+            owner,
+            self._check_url(url),
+            secret,
+            _check_watched(watched),
+            _check_domains(domains),
+            0,
+        )
         with self.store.write() as db:
             db.execute("INSERT INTO webhooks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         return webhook
 
     def update(
-        self, webhook: str, owner: str, *, url: str | None, secret: str | None, watched: list[Any], domains: list[Any] | None
-    ) -> None:  # fmt: skip
+        self,
+        webhook: str,
+        owner: str,
+        *,
+        url: str | None,
+        secret: str | None,
+        watched: list[Any],
+        domains: list[Any] | None,
+    ) -> None:
         """Change what is given; an empty `watched` (the client's default) leaves it as it was."""
         self.get(webhook, owner)
         changes: dict[str, Any] = {}
@@ -80,12 +96,12 @@ class Webhooks:
             db.execute("DELETE FROM webhooks WHERE id = ?", (webhook,))
 
     def get(self, webhook: str, owner: str) -> dict[str, Any]:
-        for found in self.list(owner):
+        for found in self.of(owner):
             if found["id"] == webhook:
                 return found
         raise HubError("Webhook not found", status=404)
 
-    def list(self, owner: str) -> list[dict[str, Any]]:
+    def of(self, owner: str) -> list[dict[str, Any]]:
         with self.store.read() as db:
             rows = db.execute("SELECT * FROM webhooks WHERE owner = ? ORDER BY rowid", (owner,)).fetchall()
         return [
@@ -105,7 +121,9 @@ class Webhooks:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise BadRequest(f"not a webhook address: {url[:200]!r}")
         if not self.allow_remote and not is_loopback(parts.hostname):
-            raise BadRequest(f"this embedded Hub delivers to loopback addresses only, not to {parts.hostname!r}")
+            raise BadRequest(
+                f"this embedded Hub delivers to loopback addresses only, not to {parts.hostname!r}"
+            )
         return url
 
     # Queue
@@ -174,7 +192,8 @@ class Webhooks:
         with self.store.read() as db:
             due = db.execute(
                 "SELECT deliveries.*, url, secret, disabled FROM deliveries JOIN webhooks "
-                "ON webhooks.id = webhook_id WHERE state = 'queued' AND due_at <= ? ORDER BY deliveries.id LIMIT 50",
+                "ON webhooks.id = webhook_id WHERE state = 'queued' AND due_at <= ? "
+                "ORDER BY deliveries.id LIMIT 50",
                 (time.time(),),
             ).fetchall()
         for row in due:
@@ -182,7 +201,9 @@ class Webhooks:
                 return
             detail = "disabled" if row["disabled"] else self._post(row["url"], row["secret"], row["payload"])
             attempts = row["attempts"] + 1
-            state = "sent" if not detail else "failed" if attempts >= ATTEMPTS or row["disabled"] else "queued"
+            state = (
+                "sent" if not detail else "failed" if attempts >= ATTEMPTS or row["disabled"] else "queued"
+            )
             due_at = time.time() + self.retry_s * 2 ** (attempts - 1)
             with self.store.write() as db:
                 db.execute(
