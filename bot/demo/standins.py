@@ -181,9 +181,14 @@ def _news_rows(count: int, start: int) -> Iterator[Row]:
 def _wiki_rows(facts: Iterable[tuple[str, str]]) -> Iterator[Row]:
     """Articles as WikiText has them: a heading, then one row a paragraph, with empty rows around headings."""
     for name, text in facts:
-        paragraphs = [" ".join(block.split()) for block in text.split("\n\n")]
+        words = [[word for word in block.split() if not _is_rule(word)] for block in text.split("\n\n")]
+        paragraphs = [" ".join(block) for block in words]
         yield from ({"text": ""}, {"text": f" = {name} = \n"}, {"text": ""})
         yield from ({"text": f" {paragraph} \n"} for paragraph in paragraphs if paragraph)
+
+
+def _is_rule(word: str) -> bool:
+    return len(word) > 3 and set(word) <= set("*=-~^")
 
 
 # --- drawings -------------------------------------------------------------------------------------
