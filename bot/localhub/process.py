@@ -11,7 +11,6 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -48,7 +47,8 @@ def running(
 ) -> Iterator[Running]:
     """Serve a folder from a child process for as long as the block runs, whatever way it ends.
 
-    The child also ends when this process does, since it watches a pipe only this process holds. `options` are
+    The child also ends when this process does, since it watches a pipe only this process holds. What it logs
+    goes to `server.log` in the folder. `options` are
     further arguments of `python -m bot.localhub`. RuntimeError, with what the child said, when it does not
     start."""
     command = [
@@ -65,7 +65,8 @@ def running(
         command += ["--accounts", str(accounts)]
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryFile() as said:
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "server.log", "wb") as said:
         child = subprocess.Popen(
             [*command, *options],
             stdin=subprocess.PIPE,
@@ -77,8 +78,7 @@ def running(
         try:
             line = _first_line(child)
             if not line:
-                said.seek(0)
-                text = said.read().decode("utf-8", "replace").strip()
+                text = (root / "server.log").read_text("utf-8", "replace").strip()
                 raise RuntimeError(
                     f"the embedded Hub for {root} did not start: {text[-2000:] or 'it said nothing'}"
                 )
