@@ -76,7 +76,9 @@ def refuse_unfit(checkpoint: Checkpoint, found: BaseEvidence, recipe: Recipe) ->
     )
     if refusal:
         raise RecipeError(
-            f"the recipe is not for this base: {refusal}", where=where, fix="`release-bot recipes list` shows the others"
+            f"the recipe is not for this base: {refusal}",
+            where=where,
+            fix="`release-bot recipes list` shows the others",
         )
     modules = {n.removesuffix(".weight"): t for n, t in checkpoint.tensors.items() if is_quantized(n, recipe)}
     if not modules:

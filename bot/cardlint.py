@@ -49,7 +49,11 @@ def lint_file(path: Path) -> list[str]:
         raise InputError(f"the card cannot be read: {e}", where=str(path)) from e
     evidence_path = path.with_name("evidence.json")
     if not evidence_path.is_file():
-        return [*_metadata_problems(text), *_placeholder_problems(text), "evidence.json is missing beside the card"]
+        return [
+            *_metadata_problems(text),
+            *_placeholder_problems(text),
+            "evidence.json is missing beside the card",
+        ]
     evidence = read_json(evidence_path, Evidence)
     return lint(text, evidence.model_dump(mode="json"), rendered=render(evidence))
 
@@ -118,6 +122,8 @@ def _number_problems(text: str, evidence: dict[str, Any], rendered: str) -> list
 def _plot_problems(text: str, rendered: str) -> list[str]:
     pattern = re.compile(r"!\[[^\]]*\]\(([^)]*)\)")
     known = set(pattern.findall(rendered))
-    return [f"image {path!r} is not one of this card's plots" for path in pattern.findall(text) if path not in known]
-
-
+    return [
+        f"image {path!r} is not one of this card's plots"
+        for path in pattern.findall(text)
+        if path not in known
+    ]

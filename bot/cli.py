@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         handler: Handler = arguments.handler
         return handler(arguments)
     except KeyboardInterrupt:
-        error: ReleaseBotError = Interrupted("stopped", fix="run the same command again; it goes on from what is done")
+        error: ReleaseBotError = Interrupted(
+            "stopped", fix="run the same command again; it goes on from what is done"
+        )
     except ReleaseBotError as e:
         error = e
     except BrokenPipeError:
@@ -42,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         error = _os_error(e)
     except Exception as e:
         error = ReleaseBotError(
-            f"{type(e).__name__}: {e}", why="a defect of the bot", fix="run again with --debug and report what it prints"
+            f"{type(e).__name__}: {e}",
+            why="a defect of the bot",
+            fix="run again with --debug and report what it prints",
         )
         error.__cause__ = e
     if arguments.debug:
@@ -51,7 +55,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exception(error.__cause__ or error)
     log.error(error.title, str(error))
     if getattr(arguments, "json", False):
-        _print({"error": {"title": error.title, "what": error.what, "where": error.where, "exit_code": error.exit_code}})
+        _print(
+            {
+                "error": {
+                    "title": error.title,
+                    "what": error.what,
+                    "where": error.where,
+                    "exit_code": error.exit_code,
+                }
+            }
+        )
     return error.exit_code
 
 
@@ -79,8 +92,8 @@ def _print(content: Output) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="release-bot",
-        description="Quantized Qwen releases that carry their own evidence: quantize, repair, audit, card, publish.",
-        epilog="exit codes: 0 ok, 1 internal, 2 usage or recipe, 3 unreadable input, 4 infrastructure (try again), "
+        description="Quantized Qwen releases with their evidence: quantize, repair, audit, card, publish.",
+        epilog="exit codes: 0 ok, 1 internal, 2 usage or recipe, 3 unreadable input, 4 infrastructure, "
         "5 audit failed, 6 gate failed, 7 refused or conflict, 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"release-bot {__version__}")
@@ -89,34 +102,59 @@ def _parser() -> argparse.ArgumentParser:
     common = _common()
 
     def command(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
-        child = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        child = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+        )
         child.set_defaults(handler=handler)
         return child
 
-    demo = command("demo", _demo, "rehearse four releases end to end on an embedded Hub: no GPU, network or account")
+    demo = command(
+        "demo", _demo, "rehearse four releases end to end on an embedded Hub: no GPU, network or account"
+    )
     demo.add_argument("--recipe", action="append", metavar="NAME", help="only this recipe (repeatable)")
     run = command("run", _run, "release one base by one recipe, stage by stage")
     run.add_argument("base", metavar="BASE[@REV]", help="a model on the Hub, as in Qwen/Qwen3.6-27B")
     run.add_argument("--recipe", required=True, metavar="NAME", help="see `release-bot recipes list`")
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage (default: card; publish on an embedded Hub)")
+    run.add_argument(
+        "--until", metavar="STAGE", help="stop after this stage (default: card; publish on an embedded Hub)"
+    )
     run.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                     help="change a recipe value, as in calibration.sets.*.num_samples=16; makes it a rehearsal")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a recipe value, as in calibration.sets.*.num_samples=16; makes it a rehearsal",
+    )
     for stage, text in _STAGE_HELP.items():
         child = command(stage, _stage_handler(stage), text)
         child.add_argument("key", metavar="KEY", help="the release's key")
-        child.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
+        child.add_argument(
+            "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
+        )
         if stage == "publish":
-            child.add_argument("--card", type=Path, metavar="DIR", help="the reviewed card's folder (default: the work folder's)")
+            child.add_argument(
+                "--card",
+                type=Path,
+                metavar="DIR",
+                help="the reviewed card's folder (default: the work folder's)",
+            )
     card = command("card", _card, "render a release's card (`card KEY`), or check one (`card lint FILE`)")
     card.add_argument("what", nargs="+", metavar="KEY | lint FILE")
     card.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
-    audit = command("audit", _audit, "prove a checkpoint from its bytes: a folder, or a Hub repo by range requests")
+    audit = command(
+        "audit", _audit, "prove a checkpoint from its bytes: a folder, or a Hub repo by range requests"
+    )
     audit.add_argument("path", metavar="PATH_OR_REPO", help="a folder or org/name[@revision]")
     audit.add_argument("--base", metavar="SRC", help="the base: a folder or org/name[@revision]")
     audit.add_argument("--recipe", metavar="NAME", help="hold it to this recipe's thresholds and promises")
-    audit.add_argument("--headers", action="store_true", help="headers and configs only; checks of bytes are skipped")
-    repair = command("repair", _repair, "make a quantizer's output what the recipe promises, touching only what changes")
+    audit.add_argument(
+        "--headers", action="store_true", help="headers and configs only; checks of bytes are skipped"
+    )
+    repair = command(
+        "repair", _repair, "make a quantizer's output what the recipe promises, touching only what changes"
+    )
     repair.add_argument("path", type=Path, metavar="PATH", help="the checkpoint's folder")
     repair.add_argument("--base", metavar="SRC", help="the base: a folder or org/name[@revision]")
     repair.add_argument("--recipe", required=True, metavar="NAME")
@@ -152,9 +190,13 @@ def _recipes_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         child = kinds.add_parser(name, help=text, description=text, parents=[common])
         child.set_defaults(handler=handler)
         if name != "list":
-            child.add_argument("names", nargs=1 if name == "show" else "*", metavar="NAME", help="a recipe or a YAML file")
+            child.add_argument(
+                "names", nargs=1 if name == "show" else "*", metavar="NAME", help="a recipe or a YAML file"
+            )
         if name == "pin":
-            child.add_argument("--update", action="store_true", help="also move revisions that are pinned already")
+            child.add_argument(
+                "--update", action="store_true", help="also move revisions that are pinned already"
+            )
 
 
 def _hub_parser(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -220,7 +262,9 @@ def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
     settings = config.load()
     naming.parse_key(key)
     hub = _connect(settings)
-    job = pipeline.reopen(key, hub, settings, arguments.work or settings.work, card=getattr(arguments, "card", None))
+    job = pipeline.reopen(
+        key, hub, settings, arguments.work or settings.work, card=getattr(arguments, "card", None)
+    )
     return _finish(pipeline.run(job, only=stage), arguments)
 
 
@@ -230,7 +274,10 @@ def _finish(summary: Output, arguments: argparse.Namespace) -> int:
     else:
         for name, value in summary["addresses"].items():
             log.info(f"  {name}: {value}")
-        log.info(f"release {summary['key']}: " + ", ".join(f"{s} {state}" for s, state in summary["stages"].items()))
+        log.info(
+            f"release {summary['key']}: "
+            + ", ".join(f"{s} {state}" for s, state in summary["stages"].items())
+        )
     return 0
 
 
@@ -249,11 +296,16 @@ def _card(arguments: argparse.Namespace) -> int:
     if problems:
         from bot.errors import GateFailed
 
-        raise GateFailed(
-            f"the card does not hold ({len(problems)}):\n" + "\n".join(f"  - {each}" for each in problems),
-            where=arguments.what[1],
-            fix="render it again with `release-bot card KEY`; figures change only with their evidence",
-        ) if not arguments.json else SystemExit(GateFailed.exit_code)
+        raise (
+            GateFailed(
+                f"the card does not hold ({len(problems)}):\n"
+                + "\n".join(f"  - {each}" for each in problems),
+                where=arguments.what[1],
+                fix="render it again with `release-bot card KEY`; figures change only with their evidence",
+            )
+            if not arguments.json
+            else SystemExit(GateFailed.exit_code)
+        )
     log.info("the card holds: metadata complete, no placeholder, every number in its evidence")
     return 0
 
@@ -280,7 +332,9 @@ def _audit(arguments: argparse.Namespace) -> int:
             raise AuditFailed(
                 f"failed: {', '.join(failed) or 'none'}; skipped: {', '.join(skipped) or 'none'}",
                 where=arguments.path,
-                fix="`release-bot repair` mends what can be mended" if failed else "name --base: a skipped check proves nothing",
+                fix="`release-bot repair` mends what can be mended"
+                if failed
+                else "name --base: a skipped check proves nothing",
             )
         return AuditFailed.exit_code
     return 0
@@ -321,7 +375,10 @@ def _recipes_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print({"schema_version": 1, "recipes": [_recipe_row(each) for each in found]})
         return 0
-    rows = [(r.name, r.card.headline, str(r.calibration.num_samples), ", ".join(r.unpinned()) or "pinned") for r in found]
+    rows = [
+        (r.name, r.card.headline, str(r.calibration.num_samples), ", ".join(r.unpinned()) or "pinned")
+        for r in found
+    ]
     print(log.table(["recipe", "what", "samples", "data sets"], rows))
     return 0
 
@@ -376,7 +433,11 @@ def _recipes_check(arguments: argparse.Namespace) -> int:
         )
         return RecipeError.exit_code if problems else 0
     for each in checked:
-        note = f" (unpinned: {', '.join(each.unpinned())}; can be rehearsed, not released)" if each.unpinned() else ""
+        note = (
+            f" (unpinned: {', '.join(each.unpinned())}; can be rehearsed, not released)"
+            if each.unpinned()
+            else ""
+        )
         print(f"{each.name}: holds{note}")
     if problems:
         raise RecipeError("\n".join(str(e) for e in problems))
@@ -414,7 +475,11 @@ def _hub_serve(arguments: argparse.Namespace) -> int:
 
     try:
         localhub.serve(
-            arguments.directory, host=arguments.host, port=arguments.port, accounts=arguments.accounts, ready=ready
+            arguments.directory,
+            host=arguments.host,
+            port=arguments.port,
+            accounts=arguments.accounts,
+            ready=ready,
         )
     except OSError as e:
         raise InfrastructureError(

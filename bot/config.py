@@ -41,7 +41,9 @@ def _table(path: Path) -> dict[str, Any] | None:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("release-bot")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise UsageError(f"the configuration cannot be read: {e}", where=str(path), fix="mend the file") from e
+        raise UsageError(
+            f"the configuration cannot be read: {e}", where=str(path), fix="mend the file"
+        ) from e
 
 
 def _rooted(table: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -56,4 +58,6 @@ def _config(values: dict[str, Any], where: Path) -> Config:
         return Config.model_validate(values)
     except ValidationError as e:
         problems = "; ".join(f"{'.'.join(map(str, x['loc']))}: {x['msg']}" for x in e.errors())
-        raise UsageError(f"[tool.release-bot] does not hold: {problems}", where=str(where), fix="mend it") from e
+        raise UsageError(
+            f"[tool.release-bot] does not hold: {problems}", where=str(where), fix="mend it"
+        ) from e

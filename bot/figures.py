@@ -53,7 +53,7 @@ def numbers(text: str) -> list[str]:
 
 
 def forms(evidence: Any) -> set[str]:
-    """Every number that a card may print from `evidence` (parsed JSON): each value in each of its shown forms."""
+    """Every number that a card may print from `evidence` (parsed JSON): each value in each shown form."""
     found: set[str] = set()
     for value in _leaves(evidence):
         if isinstance(value, bool) or value is None:

@@ -53,7 +53,8 @@ def parse_base(text: str) -> tuple[str, str | None]:
     repo_id, at, revision = text.partition("@")
     if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or (at and not _REVISION.fullmatch(revision)):
         raise UsageError(
-            f"{text!r} does not name a model on the Hub", fix="write org/name or org/name@revision, as in Qwen/Qwen3.6-27B"
+            f"{text!r} does not name a model on the Hub",
+            fix="write org/name or org/name@revision, as in Qwen/Qwen3.6-27B",
         )
     return repo_id, revision or None
 
@@ -61,5 +62,8 @@ def parse_base(text: str) -> tuple[str, str | None]:
 def parse_key(text: str) -> str:
     """A release key; UsageError otherwise (it becomes a folder name)."""
     if not re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", text):
-        raise UsageError(f"{text!r} is not a release key", fix=f"a key is {KEY_LENGTH} hex digits; `release-bot run` prints it")
+        raise UsageError(
+            f"{text!r} is not a release key",
+            fix=f"a key is {KEY_LENGTH} hex digits; `release-bot run` prints it",
+        )
     return text

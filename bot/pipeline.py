@@ -117,7 +117,10 @@ def prepare(
     workspace.claim(release)
     if workspace.existing("base", BaseEvidence) is None:
         write_json(workspace.evidence("base"), found)
-    log.info(f"  release {release.key}: {base.repo_id}@{base.revision[:8]} by {recipe.name} → {release.target_repo}")
+    log.info(
+        f"  release {release.key}: {base.repo_id}@{base.revision[:8]} by {recipe.name} "
+        f"→ {release.target_repo}"
+    )
     return _job(workspace, hub, config)
 
 
@@ -238,7 +241,7 @@ def _base_source(job: Job) -> Source:
 
 
 def _copy_by_links(source: Path, target: Path) -> None:
-    """`target` becomes a copy of `source` that shares its bytes; repair replaces files, never writes into them."""
+    """`target` becomes a copy of `source` that shares its bytes; repair replaces files, never edits them."""
     fresh = target.with_name(target.name + ".partial")
     for stale in (fresh, target):
         shutil.rmtree(stale, ignore_errors=True)
@@ -248,13 +251,17 @@ def _copy_by_links(source: Path, target: Path) -> None:
 
 def _audit(job: Job) -> bool:
     space = job.workspace
-    inputs = _digest("audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision)
+    inputs = _digest(
+        "audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision
+    )
     before = space.existing("audit", AuditEvidence)
     if not (before and before.inputs_digest == inputs):
         started = time.monotonic()
         report = audit.audit(FolderSource(space.checkpoint), base=_base_source(job), recipe=job.recipe)
         report = report.model_copy(update={"source": job.release.target_repo})
-        found = AuditEvidence(inputs_digest=inputs, wall_s=round(time.monotonic() - started, 3), report=report)
+        found = AuditEvidence(
+            inputs_digest=inputs, wall_s=round(time.monotonic() - started, 3), report=report
+        )
         write_json(space.evidence("audit"), found)
     else:
         found = before
@@ -268,7 +275,8 @@ def _require_passed(found: AuditEvidence) -> None:
     failed = [f"{c.id}: {c.detail}" for c in found.report.checks if c.status == "failed"]
     skipped = [c.id for c in found.report.checks if c.status == "skipped"]
     raise AuditFailed(
-        f"{len(failed)} of {len(found.report.checks)} checks failed:\n" + "\n".join(f"  - {each}" for each in failed),
+        f"{len(failed)} of {len(found.report.checks)} checks failed:\n"
+        + "\n".join(f"  - {each}" for each in failed),
         why=f"skipped: {', '.join(skipped)}" if skipped else "",
         fix="nothing was uploaded; look into the quantizer's log, mend the recipe or the tool, and run again",
     )
@@ -283,7 +291,9 @@ def _upload(job: Job) -> bool:
         "audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision
     ):
         raise Refused(
-            "the checkpoint changed after its audit", where=str(space.checkpoint), fix="run the release again: it audits first"
+            "the checkpoint changed after its audit",
+            where=str(space.checkpoint),
+            fix="run the release again: it audits first",
         )
     before = space.existing("upload", UploadEvidence)
     extra = _build_files(job, audited)
@@ -299,7 +309,7 @@ def _upload(job: Job) -> bool:
 
 
 def _build_files(job: Job, audited: AuditEvidence) -> dict[str, Path]:
-    """What the first commit holds beside the checkpoint: the resolved recipe, and the evidence of the build."""
+    """What the first commit holds beside the checkpoint: the resolved recipe and the build's evidence."""
     space = job.workspace
     build = evidence.Build(
         release=job.release,

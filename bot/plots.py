@@ -45,7 +45,10 @@ def _size(evidence: Evidence, pyplot: Any) -> Any:
     """Two stacked bars, base and release, by component."""
     inventory = evidence.audit.report.inventory
     names = [row.component for row in inventory.components]
-    rows = {"this release": [row.bytes for row in inventory.components], "base": [row.base_bytes for row in inventory.components]}
+    rows = {
+        "this release": [row.bytes for row in inventory.components],
+        "base": [row.base_bytes for row in inventory.components],
+    }
     largest = max(sum(values) for values in rows.values())
     scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
     figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
@@ -57,7 +60,9 @@ def _size(evidence: Evidence, pyplot: Any) -> Any:
         axes.text(left, y, f"  {left:.2f} {unit}", va="center", fontweight="bold")
         axes.text(0, y + 0.36, label, va="bottom", color=MUTED)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8)
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8
+    )
     axes.set(yticks=[], xlim=(0, largest / scale * 1.16), ylim=(-0.45, 1.75), xlabel=unit)
     axes.spines[["left", "top", "right"]].set_visible(False)
     return figure

@@ -1,4 +1,4 @@
-"""The README's generated part: the recipe table. `python -m bot.readme` writes it, a test keeps it current."""
+"""The README's generated part, the recipe table: `make readme` writes it, a test keeps it current."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ BEGIN, END = "<!-- recipes: begin, written by `make readme` -->", "<!-- recipes:
 
 def recipe_table() -> str:
     """The recipes as a Markdown table, in the order of their names."""
-    rows = ["| recipe | what | bits, group | calibration | context, KV cache, drafts |", "|---|---|---|---|---|"]
+    rows = [
+        "| recipe | what | bits, group | calibration | context, KV cache, drafts |",
+        "|---|---|---|---|---|",
+    ]
     rows += [_row(recipes.load(name)) for name in recipes.names()]
     return "\n".join(rows)
 

@@ -86,9 +86,13 @@ class GptqMethod(_Model):
     @model_validator(mode="after")
     def _possible(self) -> GptqMethod:
         if self.desc_act and self.act_group_aware:
-            raise ValueError("desc_act and act_group_aware exclude each other: GPTQModel refuses both; turn one off")
+            raise ValueError(
+                "desc_act and act_group_aware exclude each other: GPTQModel refuses both; turn one off"
+            )
         if self.static_groups and not self.desc_act:
-            raise ValueError("static_groups acts only with desc_act: it fixes the groups that desc_act would reorder")
+            raise ValueError(
+                "static_groups acts only with desc_act: it fixes the groups that desc_act would reorder"
+            )
         if self.desc_act and not self.static_groups:
             raise ValueError(
                 "desc_act without static_groups gives a non-trivial g_idx, which current vLLM refuses to load"
@@ -251,10 +255,14 @@ class Recipe(_Model):
         kinds = {each.rows for each in self.calibration.sets}
         if "image_text" in kinds and self.method.backend != "modelopt":
             raise ValueError(f"image_text calibration: the {self.method.backend} backend takes text only")
-        if self.method.backend == "autoround" and {s.lengths.mode for s in self.calibration.sets} != {"exact"}:
+        if self.method.backend == "autoround" and {s.lengths.mode for s in self.calibration.sets} != {
+            "exact"
+        }:
             raise ValueError("AutoRound needs samples of one length: use lengths.mode exact")
         if self.method.kv_cache != "none" and self.serve.kv_cache_dtype == "auto":
-            raise ValueError("method.kv_cache writes FP8 KV scales, but serve.kv_cache_dtype is auto: say fp8")
+            raise ValueError(
+                "method.kv_cache writes FP8 KV scales, but serve.kv_cache_dtype is auto: say fp8"
+            )
         return self
 
     def canonical(self) -> str:
@@ -304,20 +312,25 @@ def load(name: str, directory: Path = RECIPES_DIR) -> Recipe:
             raise RecipeError(
                 f"no recipe is called {name!r}",
                 where=str(directory),
-                fix=(f"did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(known) or 'none'}",
+                fix=(f"did you mean {near[0]!r}? " if near else "")
+                + f"There are: {', '.join(known) or 'none'}",
             )
         path = directory / f"{name}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise RecipeError(f"the recipe cannot be read: {e}", where=str(path), fix="name a readable YAML file") from e
+        raise RecipeError(
+            f"the recipe cannot be read: {e}", where=str(path), fix="name a readable YAML file"
+        ) from e
     return parse(text, where=str(path), name=path.stem)
 
 
 def parse(text: str, *, where: str, name: str, overrides: dict[str, str] | None = None) -> Recipe:
     """The recipe in `text`; `where` is named in errors; `overrides` are `--set` paths and YAML values."""
     if len(text) > 256_000:
-        raise RecipeError("the recipe is larger than 256 kB", where=where, fix="a recipe is a page, not a data file")
+        raise RecipeError(
+            "the recipe is larger than 256 kB", where=where, fix="a recipe is a page, not a data file"
+        )
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         _refuse_aliases(text, where)
@@ -332,7 +345,9 @@ def parse(text: str, *, where: str, name: str, overrides: dict[str, str] | None 
     if not isinstance(content, dict):
         raise RecipeError("a recipe is a mapping of fields", where=where, fix="see recipes/ for examples")
     if content.setdefault("name", name) != name:
-        raise RecipeError(f"name: {content['name']!r} differs from the file's stem {name!r}", where=where, fix="drop it")
+        raise RecipeError(
+            f"name: {content['name']!r} differs from the file's stem {name!r}", where=where, fix="drop it"
+        )
     for path, value in (overrides or {}).items():
         _override(content, path, value)
     try:
@@ -356,12 +371,16 @@ def _override(content: Any, path: str, text: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise RecipeError(f"--set {path}: {text!r} is not a YAML value", fix="for example --set method.mse=2.4") from e
+        raise RecipeError(
+            f"--set {path}: {text!r} is not a YAML value", fix="for example --set method.mse=2.4"
+        ) from e
     head, _, rest = path.partition(".")
     targets: list[Any]
     if isinstance(content, list):
         if head != "*" and not (head.isdigit() and int(head) < len(content)):
-            raise RecipeError(f"--set: {head!r} is not an index below {len(content)}", fix="use a number or *")
+            raise RecipeError(
+                f"--set: {head!r} is not an index below {len(content)}", fix="use a number or *"
+            )
         targets = list(range(len(content))) if head == "*" else [int(head)]
     elif isinstance(content, dict):
         if rest and head not in content:
@@ -400,7 +419,9 @@ def _explain(error: ValidationError, root: Any, where: str) -> str:
 
 
 def _near_choice(each: Any) -> str:
-    choices = re.findall(r"'([^']+)'", str(each.get("ctx", {}).get("expected") or each["ctx"].get("expected_tags", "")))
+    choices = re.findall(
+        r"'([^']+)'", str(each.get("ctx", {}).get("expected") or each["ctx"].get("expected_tags", ""))
+    )
     given = each["input"] if each["type"] == "literal_error" else each["ctx"].get("tag")
     near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
@@ -418,7 +439,11 @@ _SECTIONS: dict[str, list[type[BaseModel]]] = {
     "card": [CardText],
     "references": [Reference],
 }
-_METHODS: dict[str, type[BaseModel]] = {"gptqmodel": GptqMethod, "autoround": AutoRoundMethod, "modelopt": NvFp4Method}
+_METHODS: dict[str, type[BaseModel]] = {
+    "gptqmodel": GptqMethod,
+    "autoround": AutoRoundMethod,
+    "modelopt": NvFp4Method,
+}
 
 
 def _fields_at(location: list[Any], full: tuple[Any, ...]) -> list[str]:

@@ -18,7 +18,7 @@ def current_revisions(recipe: Recipe, hub: Hub, *, update: bool) -> dict[str, st
 
 
 def pin(names: list[str], hub: Hub, *, update: bool) -> dict[str, dict[str, str]]:
-    """Write revisions into each named recipe's file, comments kept; all are looked up before one is written."""
+    """Write revisions into each named recipe's file, comments kept; all are looked up first."""
     found = {name: current_revisions(recipes.load(name), hub, update=update) for name in names}
     for name, revisions in found.items():
         path = Path(name) if name.endswith((".yaml", ".yml")) else recipes.RECIPES_DIR / f"{name}.yaml"
@@ -37,7 +37,9 @@ def for_embedded_hub(recipe: Recipe, hub: Hub) -> tuple[Recipe, dict[str, str]]:
     """
     replaced = {}
     for each in [*recipe.calibration.sets, recipe.evaluation]:
-        pinned = each.revision != UNPINNED and hub.has_revision(each.dataset, each.revision, repo_type="dataset")
+        pinned = each.revision != UNPINNED and hub.has_revision(
+            each.dataset, each.revision, repo_type="dataset"
+        )
         if not pinned:
             replaced[each.dataset] = hub.head(each.dataset, repo_type="dataset")
     return recipe.with_revisions(replaced), replaced

@@ -1,4 +1,4 @@
-"""The folder of one release: `work/<key>/{job.json, quantized/, checkpoint/, evidence/<stage>.json, card/, logs/}`."""
+"""The folder of one release, `work/<key>/`: job.json, quantized, checkpoint, evidence, card, logs."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ class Workspace:
     def release(self) -> Release:
         if not self.job.is_file():
             raise InputError(
-                "there is no such release here", where=str(self.root), fix="`release-bot run BASE --recipe NAME` makes one"
+                "there is no such release here",
+                where=str(self.root),
+                fix="`release-bot run BASE --recipe NAME` makes one",
             )
         return read_json(self.job, Release)
 
     def claim(self, release: Release) -> None:
-        """Write `job.json`, or find the same one there. Raises Refused when the folder is another release's."""
+        """Write `job.json`, or find the same one there. Raises Refused when the folder is another's."""
         if self.job.is_file():
             if read_json(self.job, Release) != release:
                 raise Refused(

@@ -8,9 +8,11 @@ endpoint, and stand-ins must never be taken for the real data), and uses the rea
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ def prepare_environment(home: Path) -> bool:
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HUGGINGFACE_HUB_CACHE"):
             os.environ.pop(name, None)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if not os.sys.stderr.isatty():  # type: ignore[attr-defined]
+    if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     log.hide(os.environ.get("HF_TOKEN"))
     return embedded
@@ -183,7 +185,9 @@ class Hub:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        additions = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(local)) for path, local in add.items()]
+        additions = [
+            CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(local)) for path, local in add.items()
+        ]
         total = sum(each.upload_info.size for each in additions)
         done = 0
         with translated(repo_id):
@@ -256,39 +260,54 @@ def sha256(path: Path) -> str:
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """huggingface_hub's errors as the bot's: gone, forbidden, moved, or worth another try."""
-    import httpx2
-    from huggingface_hub import errors
-
     try:
         yield
     except ReleaseBotError:
         raise
-    except errors.GatedRepoError as e:
-        raise InputError(
-            "access is gated", where=where, why=_server_words(e), fix="accept its terms with the token's account, then try again"
-        ) from e
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as e:
-        raise InputError(
+    except Exception as e:
+        found = _translate(e, where)
+        if found is None:
+            raise
+        raise found from e
+
+
+def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
+    """The bot's error for one of huggingface_hub's; None when it is none of them."""
+    import httpx2
+    from huggingface_hub import errors
+
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return _translate(error.__cause__, where)  # a failed upload arrives wrapped
+    if isinstance(error, errors.GatedRepoError):
+        return InputError(
+            "access is gated",
+            where=where,
+            why=_server_words(error),
+            fix="accept its terms with the token's account, then try again",
+        )
+    if isinstance(
+        error, (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)
+    ):
+        return InputError(
             "there is no such repo, revision or file, or the token may not see it",
             where=where,
-            why=_server_words(e),
+            why=_server_words(error),
             fix="check the name and revision, and HF_TOKEN if it is private",
-        ) from e
-    except errors.HfHubHTTPError as e:
-        raise _http_error(e, where) from e
-    except (httpx2.HTTPError, ConnectionError, TimeoutError, errors.OfflineModeIsEnabled) as e:
-        raise InfrastructureError(
-            f"the Hub cannot be reached: {type(e).__name__}",
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        return _http_error(error, where)
+    if isinstance(error, (httpx2.HTTPError, ConnectionError, TimeoutError)):
+        return InfrastructureError(
+            f"the Hub cannot be reached: {type(error).__name__}",
             where=where,
-            why=_plain(str(e)),
+            why=_plain(str(error)),
             fix="check the network and HF_ENDPOINT; what was uploaded is kept, so run the same command again",
-        ) from e
-    except errors.HFValidationError as e:
-        raise InputError("not a valid repo name", where=where, why=_plain(str(e))) from e
-    except OSError as e:
-        if e.errno == 28:
-            raise InfrastructureError("the disk is full", where=where, fix="free space, then run it again") from e
-        raise
+        )
+    if isinstance(error, errors.HFValidationError):
+        return InputError("not a valid repo name", where=where, why=_plain(str(error)))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return InfrastructureError("the disk is full", where=where, fix="free space, then run it again")
+    return None
 
 
 def _http_error(error: Any, where: str) -> ReleaseBotError:
@@ -296,7 +315,10 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
     words = _server_words(error)
     if status in (401, 403):
         return InputError(
-            f"the Hub refused ({status})", where=where, why=words, fix="check HF_TOKEN and what it may do in this namespace"
+            f"the Hub refused ({status})",
+            where=where,
+            why=words,
+            fix="check HF_TOKEN and what it may do in this namespace",
         )
     if status in (409, 412):
         return Refused(
@@ -306,7 +328,9 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
             fix="look at the repo's latest commits, then run the release again",
         )
     if status in (429, 500, 502, 503, 504, 0):
-        return InfrastructureError(f"the Hub failed ({status})", where=where, why=words, fix="run the same command again later")
+        return InfrastructureError(
+            f"the Hub failed ({status})", where=where, why=words, fix="run the same command again later"
+        )
     return ReleaseBotError(f"the Hub answered {status}", where=where, why=words)
 
 

@@ -40,13 +40,17 @@ def card_files(folder: Path) -> dict[str, LocalFile]:
         name = path.relative_to(folder).as_posix()
         if not is_card_file(name) or path.is_symlink():
             raise InputError(
-                f"{name} does not belong to a card", where=str(folder), fix="a card is README.md, evidence.json and plots/"
+                f"{name} does not belong to a card",
+                where=str(folder),
+                fix="a card is README.md, evidence.json and plots/",
             )
         digest = FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
         found[name] = LocalFile(path=path, digest=digest, git_sha1=git_sha1(path))
     if missing := {"README.md", "evidence.json"} - found.keys():
         raise InputError(
-            f"the card lacks {', '.join(sorted(missing))}", where=str(folder), fix="run `release-bot card KEY` first"
+            f"the card lacks {', '.join(sorted(missing))}",
+            where=str(folder),
+            fix="run `release-bot card KEY` first",
         )
     return found
 
@@ -70,7 +74,8 @@ def publish(
     refuse_rehearsal(release, hub)
     if not audit_passed:
         raise AuditFailed(
-            f"release {release.key} did not pass its audit", fix="mend the checkpoint; a failed audit is not published"
+            f"release {release.key} did not pass its audit",
+            fix="mend the checkpoint; a failed audit is not published",
         )
     revision = _published(release, uploaded, hub)
     if revision is None:
@@ -109,7 +114,9 @@ def refuse_moved_base(base: BaseEvidence, hub: Hub) -> None:
         return
     before = {f.path: f.sha256 or f.blob_id for f in hub.state(base.base.repo_id, base.head).files.values()}
     after = {f.path: f.sha256 or f.blob_id for f in hub.state(base.base.repo_id, head).files.values()}
-    changed = sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p) and p not in IMMATERIAL)
+    changed = sorted(
+        p for p in before.keys() | after.keys() if before.get(p) != after.get(p) and p not in IMMATERIAL
+    )
     if changed:
         raise Refused(
             f"the base moved while this release was made: {', '.join(changed[:5])} changed",
@@ -169,7 +176,8 @@ def _merge(
     if not _holds(state, card):
         if state.revision != uploaded.pr_head:
             raise Refused(
-                f"pull request {uploaded.pr_num} moved: it is at {state.revision[:8]}, recorded was {uploaded.pr_head[:8]}",
+                f"pull request {uploaded.pr_num} moved: it is at {state.revision[:8]}, "
+                f"recorded was {uploaded.pr_head[:8]}",
                 where=f"{hub.url(repo)}/discussions/{uploaded.pr_num}",
                 why="something was committed to it after the upload",
                 fix="look at its commits; close it and release again if they are not ours",
@@ -191,10 +199,14 @@ def _merge(
 
 def _holds(state: RepoState, card: dict[str, LocalFile]) -> bool:
     names = {p for p in state.files if is_card_file(p)}
-    return names == card.keys() and all(state.files[n].is_same_as(f.digest, f.git_sha1) for n, f in card.items())
+    return names == card.keys() and all(
+        state.files[n].is_same_as(f.digest, f.git_sha1) for n, f in card.items()
+    )
 
 
-def _check(state: RepoState, uploaded: UploadEvidence, card: dict[str, LocalFile] | None, *, where: str) -> None:
+def _check(
+    state: RepoState, uploaded: UploadEvidence, card: dict[str, LocalFile] | None, *, where: str
+) -> None:
     """The repo holds the reviewed digests and nothing else. Raises Refused."""
     problems = []
     expected = {each.path: each for each in uploaded.files}
@@ -202,12 +214,12 @@ def _check(state: RepoState, uploaded: UploadEvidence, card: dict[str, LocalFile
         remote = state.files.get(path)
         if remote is None:
             problems.append(f"{path} is gone")
-        elif remote.size_bytes != file.size_bytes or (remote.sha256 and remote.sha256 != file.sha256):
-            problems.append(f"{path} changed")
-        elif not remote.sha256 and remote.blob_id != uploaded.blob_ids.get(path):
+        elif not remote.is_same_as(file, uploaded.blob_ids.get(path, "")):
             problems.append(f"{path} changed")
     allowed = expected.keys() | set(HUB_OWN_FILES)
-    problems += [f"{path} was added" for path in state.files if path not in allowed and not is_card_file(path)]
+    problems += [
+        f"{path} was added" for path in state.files if path not in allowed and not is_card_file(path)
+    ]
     if card is not None and not _holds(state, card):
         problems.append("the card on the Hub is not the reviewed one")
     if problems:

@@ -64,7 +64,9 @@ def digests(folder: Path, extra: dict[str, Path]) -> dict[str, LocalFile]:
     with log.Progress("hashing", total=total, unit="bytes") as progress:
         for name, path in sorted(paths.items()):
             if path.is_symlink():
-                raise InputError(f"{name} is a symbolic link", where=str(path), fix="replace it by the file itself")
+                raise InputError(
+                    f"{name} is a symbolic link", where=str(path), fix="replace it by the file itself"
+                )
             size = path.stat().st_size
             digest = FileDigest(path=name, size_bytes=size, sha256=sha256(path))
             found[name] = LocalFile(path=path, digest=digest, git_sha1=git_sha1(path))
@@ -75,12 +77,14 @@ def digests(folder: Path, extra: dict[str, Path]) -> dict[str, LocalFile]:
 
 def sums(files: Iterable[FileDigest]) -> str:
     """SHA256SUMS as `sha256sum -c` reads it; the card's files are never in it."""
-    rows = [f"{each.sha256}  {each.path}\n" for each in files if not is_card_file(each.path) and each.path != SUMS]
+    rows = [
+        f"{each.sha256}  {each.path}\n" for each in files if not is_card_file(each.path) and each.path != SUMS
+    ]
     return "".join(sorted(rows, key=lambda row: row.split("  ", 1)[1]))
 
 
 def differences(state: RepoState, files: dict[str, LocalFile]) -> list[str]:
-    """How the repo's files differ from `files`, the card's and the Hub's own apart; empty when they do not."""
+    """How the repo's files differ from `files`, the card's and the Hub's own apart."""
     remote = {p: f for p, f in state.files.items() if not is_card_file(p) and p not in HUB_OWN_FILES}
     found = [f"{path} is missing on the Hub" for path in sorted(files.keys() - remote.keys())]
     found += [f"{path} is on the Hub only" for path in sorted(remote.keys() - files.keys())]
@@ -98,7 +102,8 @@ def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str,
     """
     refuse_rehearsal(release, hub)
     started = time.monotonic()
-    hub.create_private(release.target_repo)
+    if not hub.exists(release.target_repo):  # a token that only opens pull requests cannot create it
+        hub.create_private(release.target_repo)
     main = hub.state(release.target_repo)
     existing = _existing(release, hub)
     if existing:
@@ -106,7 +111,9 @@ def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str,
     else:
         num, removed = _open(release, files, main, hub)
         parent = main.revision
-    state = hub.state(release.target_repo, f"refs/pr/{num}" if not existing or existing.status != "merged" else None)
+    state = hub.state(
+        release.target_repo, f"refs/pr/{num}" if not existing or existing.status != "merged" else None
+    )
     if found := differences(state, files):
         raise _mismatch(release, num, found, fresh=existing is None)
     return UploadEvidence(
@@ -126,7 +133,9 @@ def _existing(release: Release, hub: Hub) -> PullRequest | None:
     """Our pull request for this key, if there is one; a closed one means that a person said no."""
     me = hub.api.whoami()["name"]
     title = f"Release {release.key}:"
-    ours = [pr for pr in hub.pull_requests(release.target_repo) if pr.title.startswith(title) and pr.author == me]
+    ours = [
+        pr for pr in hub.pull_requests(release.target_repo) if pr.title.startswith(title) and pr.author == me
+    ]
     if not ours:
         return None
     newest = max(ours, key=lambda pr: pr.num)
@@ -151,7 +160,9 @@ def _parent(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:
 
 def _open(release: Release, files: dict[str, LocalFile], main: RepoState, hub: Hub) -> tuple[int, list[str]]:
     stale = [p for p in main.files if p not in files and not is_card_file(p) and p not in HUB_OWN_FILES]
-    with log.Progress("upload", total=sum(f.digest.size_bytes for f in files.values()), unit="bytes") as progress:
+    with log.Progress(
+        "upload", total=sum(f.digest.size_bytes for f in files.values()), unit="bytes"
+    ) as progress:
         _, num = hub.commit(
             release.target_repo,
             title=naming.commit_title(release.key, release.base, release.recipe_name),
@@ -163,7 +174,9 @@ def _open(release: Release, files: dict[str, LocalFile], main: RepoState, hub: H
             progress=lambda done, total: progress.update(done),
         )
     if num is None:
-        raise InfrastructureError("the Hub opened no pull request", where=release.target_repo, fix="run it again")
+        raise InfrastructureError(
+            "the Hub opened no pull request", where=release.target_repo, fix="run it again"
+        )
     return num, stale
 
 

@@ -1,0 +1,42 @@
+"""Figures: how they are shown, and that each shown form is found again in the evidence."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot import figures
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (figures.gib(20_970_000_000), "19.53 GiB"),
+        (figures.gib(10_485_760), "10.0 MiB"),
+        (figures.count(1199), "1,199"),
+        (figures.percent(0.1234), "12.3%"),
+        (figures.seconds(3204), "53.4 min"),
+        (figures.seconds(12.34), "12.3 s"),
+        (figures.fixed(0.10984), "0.110"),
+        (figures.plain(True), "true"),
+        (figures.plain(None), "none"),
+    ],
+)
+def test_shown_forms(shown, expected):
+    assert shown == expected
+
+
+@given(st.integers(0, 10**12) | st.floats(0, 1e9, allow_nan=False))
+def test_every_shown_form_is_a_form_of_its_value(value):
+    known = figures.forms({"x": [value]})
+    shown = [figures.gib(value), figures.percent(value), figures.seconds(value), figures.fixed(value)]
+    if isinstance(value, int):
+        shown.append(figures.count(value))
+    for text in shown:
+        assert set(figures.numbers(text)) <= known
+
+
+def test_numbers_in_text():
+    text = "1,199 tensors, 19.53 GiB, 4-bit, v2.13.0, +1.95%, shard-00001-of, 256–2,048, 1e-5"
+    assert figures.numbers(text) == ["1199", "19.53", "4", "1.95", "00001", "256", "2048", "1e-5"]
