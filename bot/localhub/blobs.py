@@ -1,6 +1,6 @@
 """File contents by sha256, written so that a crash leaves either the whole file or nothing.
 
-A byte stream goes to a temporary file on the same file system, is hashed on its way, flushed to the disk
+A large byte stream goes to a temporary file on the same file system, is hashed on its way, flushed to the disk
 (`fsync`), and only then renamed to its final name. Memory is bounded by one buffer whatever the size. A
 multipart upload writes each part at its offset in *one* temporary file, so that completing it costs a hashing
 pass but no second copy. What does not have the promised sha256 is removed; temporary files of a killed server
@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class BlobStore:
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self.root.mkdir(exist_ok=True)
+        self._lock = threading.Lock()
+        self._unsettled: set[str] = set()
 
     def path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
@@ -81,21 +84,35 @@ class BlobStore:
         return BlobWriter(self)
 
     def put(self, content: bytes) -> str:
-        with self.writer() as writer:
-            writer.write(content)
-            return writer.keep()
+        """A small file; on the disk for good only after `settle`, which every commit calls."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not self.has(sha256):
+            temporary = self.temporary / secrets.token_hex(16)
+            temporary.write_bytes(content)
+            with self._lock:
+                self._unsettled.add(sha256)
+            self.path(sha256).parent.mkdir(exist_ok=True)
+            os.replace(temporary, self.path(sha256))
+        return sha256
+
+    def settle(self, names: set[str]) -> None:
+        """Wait until these are on the disk for good: many small files at once cost little more than one."""
+        with self._lock:
+            waiting = sorted(names & self._unsettled)
+        for name in waiting:
+            _sync(self.path(name))
+        for folder in {self.path(name).parent for name in waiting} | ({self.root} if waiting else set()):
+            _sync(folder)
+        with self._lock:
+            self._unsettled.difference_update(waiting)
 
     def publish(self, temporary: Path, sha256: str) -> None:
         """Give a finished, flushed file its name, and make the name itself durable."""
         final = self.path(sha256)
         final.parent.mkdir(exist_ok=True)
         os.replace(temporary, final)
-        for folder in (final.parent, self.root):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        _sync(final.parent)
+        _sync(self.root)
 
     def part_file(self, upload: str) -> Path:
         """The one file that all parts of a multipart upload are written into."""
@@ -130,3 +147,11 @@ class BlobStore:
                 path.unlink()
                 removed += 1
         return removed
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -175,6 +175,7 @@ class Store:
             author=author,
             created_at=moment,
         )
+        self.blobs.settle({entry.sha256 for entry in files.values()})
         with self.write() as db:
             row = db.execute("SELECT oid FROM refs WHERE repo_id = ? AND ref = ?", (repo.id, ref)).fetchone()
             if (row["oid"] if row else None) != expect:

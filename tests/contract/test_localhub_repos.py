@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from contract.conftest import REAL_TOKEN, Hub, ask
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from contract.conftest import Hub, ask
-
 pytestmark = pytest.mark.contract
 CARD = b"---\nlicense: apache-2.0\nbase_model: Qwen/Qwen3.5-4B\nbase_model_relation: quantized\ntags: [nvfp4]\n---\n# T\n"
+
+
+@pytest.mark.skipif(
+    not REAL_TOKEN, reason="RELEASE_BOT_TEST_HUB_TOKEN is not set: held to the embedded Hub only"
+)
+def test_the_real_hub_is_held_to_the_same(request: pytest.FixtureRequest) -> None:
+    real = [item for item in request.session.items if "[real" in item.name]
+    assert len(real) > 20
 
 
 def test_whoami(hub: Hub) -> None:
