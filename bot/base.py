@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bot.checkpoint.files import Source
+from bot.checkpoint.inventory import PARTS, part_of
 from bot.checkpoint.reading import Checkpoint, read_checkpoint
 from bot.edges.hub import RepoState
 from bot.errors import InputError, RecipeError
@@ -38,6 +39,7 @@ def describe(checkpoint: Checkpoint, state: RepoState, *, base: Base, head: str)
         num_parameters=sum(each.num_elements for each in tensors.values()),
         num_tensors=len(tensors),
         tensor_bytes=sum(each.num_bytes for each in tensors.values()),
+        bytes_by_part=_bytes_by_part(checkpoint),
         num_mtp_tensors=sum(name.startswith("mtp.") for name in tensors),
         num_visual_tensors=sum(name.startswith("model.visual.") for name in tensors),
         license=_text(state.card, "license") or "unknown",
@@ -49,6 +51,13 @@ def describe(checkpoint: Checkpoint, state: RepoState, *, base: Base, head: str)
             for f in state.files.values()
         ],
     )
+
+
+def _bytes_by_part(checkpoint: Checkpoint) -> dict[str, int]:
+    parts = dict.fromkeys(PARTS, 0)
+    for name, entry in checkpoint.tensors.items():
+        parts[part_of(name)] += entry.num_bytes
+    return {str(part): size for part, size in parts.items() if size}
 
 
 def read(source: Source) -> Checkpoint:

@@ -481,6 +481,8 @@ def _hub_serve(arguments: argparse.Namespace) -> int:
             accounts=arguments.accounts,
             ready=ready,
         )
+    except ValueError as e:
+        raise UsageError(str(e), fix="bind loopback; the embedded Hub is no server for a network") from e
     except OSError as e:
         raise InfrastructureError(
             f"the embedded Hub cannot listen: {e.strerror or e}",

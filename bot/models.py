@@ -177,6 +177,7 @@ class BaseEvidence(Model):
     num_parameters: int
     num_tensors: int
     tensor_bytes: int
+    bytes_by_part: dict[str, int]
     num_mtp_tensors: int
     num_visual_tensors: int
     license: str

@@ -24,6 +24,7 @@ from bot import recipe as recipes
 from bot.checkpoint.source import FolderSource, HubSource, Source
 from bot.config import Config
 from bot.edges import environment
+from bot.edges.device import device
 from bot.edges.hub import Hub
 from bot.errors import AuditFailed, RecipeError, Refused, UsageError
 from bot.evidence import AuditEvidence, Evidence, RepairEvidence
@@ -190,8 +191,7 @@ def _digest(*parts: str) -> str:
 
 
 def _quantize(job: Job) -> bool:
-    name = "quantize-cuda" if environment.has_cuda() else "quantize-cpu"
-    tools = environment.ensure(name, job.config.home)
+    tools = environment.ensure(f"quantize-{device()}", job.config.home)
     folder = _base_folder(job)
     before = job.workspace.existing("quantize", QuantizeEvidence)
     after = quantize.quantize(

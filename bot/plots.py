@@ -42,27 +42,30 @@ def draw(evidence: Evidence, folder: Path) -> None:
 
 
 def _size(evidence: Evidence, pyplot: Any) -> Any:
-    """Two stacked bars, base and release, by component."""
+    """Two stacked bars, base and release, by part; the language model's packed layers apart."""
     inventory = evidence.audit.report.inventory
-    names = [row.component for row in inventory.components]
+    packed = sum(row.bytes for row in inventory.components if row.packed)
+    ours = {**inventory.bytes_by_part, "language": inventory.bytes_by_part["language"] - packed}
+    parts = ["language", "embeddings", "lm_head", "visual", "mtp"]
+    labels = ["quantized layers", "language, kept", "embeddings", "lm_head", "vision", "MTP head"]
+    kept = ours["language"]
+    base = evidence.base.bytes_by_part
     rows = {
-        "this release": [row.bytes for row in inventory.components],
-        "base": [row.base_bytes for row in inventory.components],
+        "this release": [packed, *(ours.get(part, 0) for part in parts)],
+        "base": [base["language"] - kept, kept, *(base.get(part, 0) for part in parts[1:])],
     }
     largest = max(sum(values) for values in rows.values())
     scale, unit = (2**30, "GiB") if largest >= 2**30 else (2**20, "MiB")
-    figure, axes = pyplot.subplots(figsize=(8, 2.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 2.8), layout="constrained")
     for y, (label, values) in enumerate(rows.items()):
         left = 0.0
         for index, value in enumerate(values):
-            axes.barh(y, value / scale, left=left, color=COLOURS[index % len(COLOURS)], height=0.6)
+            axes.barh(y, value / scale, left=left, color=COLOURS[index], height=0.55)
             left += value / scale
         axes.text(left, y, f"  {left:.2f} {unit}", va="center", fontweight="bold")
-        axes.text(0, y + 0.36, label, va="bottom", color=MUTED)
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=8
-    )
+        axes.text(0, y + 0.32, label, va="bottom", color=MUTED)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[index]) for index in range(len(labels))]
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     axes.set(yticks=[], xlim=(0, largest / scale * 1.16), ylim=(-0.45, 1.75), xlabel=unit)
     axes.spines[["left", "top", "right"]].set_visible(False)
     return figure

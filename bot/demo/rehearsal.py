@@ -42,7 +42,9 @@ COLUMNS = (
     "recipe",
     "bits/weight",
     "quantized",
+    "quantized part",
     "kept language",
+    "embed + head",
     "vision",
     "MTP",
     "total",
@@ -141,12 +143,21 @@ def _row(name: str, found: Any) -> tuple[str, ...]:
     from bot import figures
 
     inventory = found.audit.report.inventory
-    size = inventory.component_bytes
+    packed = sum(row.bytes for row in inventory.components if row.packed)
+    parts = inventory.bytes_by_part
+    sizes = (
+        packed,
+        parts["language"] - packed,
+        parts["embeddings"] + parts["lm_head"],
+        parts["visual"],
+        parts["mtp"],
+        inventory.total_bytes,
+    )
     return (
         name,
         figures.fixed(inventory.bits_per_weight, 2),
-        *(figures.gib(size[part]) for part in ("quantized", "language", "visual", "mtp")),
-        figures.gib(inventory.tensor_bytes),
+        figures.fixed(inventory.quantized_bits_per_weight, 2),
+        *(figures.gib(size) for size in sizes),
         figures.fixed(found.audit.report.distance.relative_error, 4),
         figures.fixed(found.quantize.wall_s, 1),
         figures.gib(found.quantize.result.peak_memory_bytes),

@@ -7,6 +7,7 @@ Markdown; the YAML block is written by a YAML writer and never by the template.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,10 +20,17 @@ import yaml
 from bot import cardlint, figures, plots
 from bot.errors import GateFailed
 from bot.evidence import Evidence
-from bot.models import read_json, write_json
+from bot.models import Release, read_json, write_json
 from bot.recipe import Recipe
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
+PART_NAMES = {
+    "language": "language model, kept",
+    "embeddings": "embeddings",
+    "lm_head": "lm_head",
+    "visual": "vision tower",
+    "mtp": "MTP head",
+}
 HUB = "https://huggingface.co"
 
 
@@ -71,6 +79,19 @@ def metadata(evidence: Evidence) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def command(release: Release) -> str:
+    """The command that makes this release again."""
+    base = f"{release.base.repo_id}@{release.base.revision}"
+    settings = [f"{key}={value}" for key, value in release.overrides.items()]
+    argv = ["release-bot", "run", base, "--recipe", release.recipe_name]
+    return shlex.join([*argv, *(part for each in settings for part in ("--set", each))])
+
+
+def component_name(part: str, packed: bool) -> str:
+    """`language`, packed → `quantized Linear layers`."""
+    return "quantized Linear layers" if packed and part == "language" else PART_NAMES[part]
+
+
 def _context(evidence: Evidence) -> dict[str, Any]:
     report = evidence.audit.report
     recipe = Recipe.model_validate(evidence.release.recipe)
@@ -83,11 +104,16 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "base_bits_per_weight": base.tensor_bytes * 8 / base.num_parameters,
         "links": {"base": f"{HUB}/{quote(base.base.repo_id)}"},
         "inventory": report.inventory,
+        "components": [
+            (component_name(row.part, row.packed), row, row.num_modules if row.packed else row.num_tensors)
+            for row in sorted(report.inventory.components, key=lambda row: not row.packed)
+        ],
         "distance": report.distance,
         "parameters": sorted(evidence.quantize.result.parameters, key=lambda row: not row.acted),
         "patches": evidence.quantize.result.patches,
         "calibration": evidence.quantize.result.calibration,
         "quantize": evidence.quantize,
+        "command": command(evidence.release),
         "repairs": evidence.repair.report.actions,
         "audit": {
             "num_passed": sum(c.status == "passed" for c in report.checks),
