@@ -1,0 +1,128 @@
+"""Kept tensors against the base, byte by byte, in chunks.
+
+Two folders are compared whole. On the Hub, a shard whose digest equals the base's shard needs no
+reading; of the rest, up to `FULL_BUDGET_BYTES` are compared whole, and beyond that a fixed set of
+ranges of every tensor (its beginning, middle and end): the same ranges every time, and the share
+that was read is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from bot.checkpoint.headers import TensorEntry
+from bot.checkpoint.reading import Checkpoint
+from bot.log import Progress
+
+FULL_BUDGET_BYTES = 64 << 20
+SAMPLE_BYTES = 16 << 10
+# Below this, the work is over before a progress line would help.
+SHOWN_FROM_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What differs, and how much was looked at. `unread` could not be: their bytes are not there."""
+
+    differing: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    bytes_compared: int = 0
+    bytes_total: int = 0
+
+    @property
+    def share(self) -> float:
+        """The part of the bytes that was compared, 0 to 1."""
+        return self.bytes_compared / self.bytes_total if self.bytes_total else 1.0
+
+
+def compare(checkpoint: Checkpoint, base: Checkpoint, names: Iterable[str]) -> Comparison:
+    """The tensors `names` of both, bit for bit."""
+    wanted = [name for name in names if name in base.tensors and name in checkpoint.tensors]
+    differing: dict[str, str] = {}
+    unread, pairs = [], []
+    for name in wanted:
+        mine, theirs = checkpoint.tensors[name], base.tensors[name]
+        if difference := _by_header(mine, theirs):
+            differing[name] = difference
+        elif not checkpoint.readable(mine):
+            unread.append(name)
+        else:
+            pairs.append((mine, theirs))
+    total = sum(mine.num_bytes for mine, _ in pairs)
+    compared = 0
+    full = _budget(checkpoint, base, pairs)
+    with Progress("comparing with the base", total=total, unit="bytes") as progress:
+        done = 0
+        for mine, theirs in pairs:
+            if _same_file(checkpoint, base, mine, theirs):
+                compared += mine.num_bytes
+            else:
+                at, count = _compare(checkpoint, base, mine, theirs, full)
+                compared += count
+                if at is not None:
+                    differing[mine.name] = f"differs from byte {at:,} on"
+            done += mine.num_bytes
+            if total >= SHOWN_FROM_BYTES:
+                progress.update(done, note=mine.name)
+    return Comparison(differing=differing, unread=tuple(unread), bytes_compared=compared, bytes_total=total)
+
+
+def _by_header(mine: TensorEntry, theirs: TensorEntry) -> str:
+    if mine.dtype != theirs.dtype:
+        return f"is {mine.dtype}, the base has {theirs.dtype}"
+    return (
+        f"has shape {list(mine.shape)}, the base {list(theirs.shape)}" if mine.shape != theirs.shape else ""
+    )
+
+
+def _budget(checkpoint: Checkpoint, base: Checkpoint, pairs: list[tuple[TensorEntry, TensorEntry]]) -> bool:
+    """Whether everything is compared: always in folders, on the Hub up to the budget."""
+    if not (checkpoint.source.remote or base.source.remote):
+        return True
+    needed = sum(m.num_bytes for m, t in pairs if not _same_file(checkpoint, base, m, t))
+    return needed <= FULL_BUDGET_BYTES
+
+
+def _same_file(checkpoint: Checkpoint, base: Checkpoint, mine: TensorEntry, theirs: TensorEntry) -> bool:
+    a, b = checkpoint.source.files()[mine.file], base.source.files()[theirs.file]
+    return a.sha256 is not None and a.sha256 == b.sha256 and mine.start == theirs.start
+
+
+def _compare(
+    checkpoint: Checkpoint, base: Checkpoint, mine: TensorEntry, theirs: TensorEntry, full: bool
+) -> tuple[int | None, int]:
+    """(offset of the first chunk that differs, bytes compared)."""
+    count = 0
+    for start, length in [(0, mine.num_bytes)] if full else sample_ranges(mine.num_bytes):
+        ours = checkpoint.source.stream(mine.file, mine.start + start, length)
+        others = base.source.stream(theirs.file, theirs.start + start, length)
+        for at, a, b in _aligned(ours, others):
+            count += len(a)
+            if a != b:
+                return start + at + next(
+                    i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y
+                ), count
+    return None, count
+
+
+def sample_ranges(num_bytes: int) -> list[tuple[int, int]]:
+    """Fixed ranges of a tensor: all of a small one, else beginning, middle and end."""
+    if num_bytes <= 4 * SAMPLE_BYTES:
+        return [(0, num_bytes)]
+    middle = (num_bytes - SAMPLE_BYTES) // 2
+    return [(0, SAMPLE_BYTES), (middle, SAMPLE_BYTES), (num_bytes - SAMPLE_BYTES, SAMPLE_BYTES)]
+
+
+def _aligned(one: Iterator[bytes], other: Iterator[bytes]) -> Iterator[tuple[int, bytes, bytes]]:
+    """Equal-length pieces of two streams of the same length, whatever their chunks."""
+    at, a, b = 0, b"", b""
+    while True:
+        a = a or next(one, b"")
+        b = b or next(other, b"")
+        length = min(len(a), len(b))
+        if not length:
+            return
+        yield at, a[:length], b[:length]
+        at += length
+        a, b = a[length:], b[length:]

@@ -1,0 +1,154 @@
+"""A checkpoint in a folder.
+
+Symlinks are listed and never followed, with one exception: a snapshot in the Hub's own cache,
+whose files are links into `blobs/` of the same repo; those are read as what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from bot.checkpoint.files import CHUNK_BYTES, FileEntry, check_path, entry_of
+from bot.errors import InfrastructureError, InputError
+
+# Left by git and by the Hub's downloader; neither is part of a checkpoint, and neither is uploaded.
+_HOUSEKEEPING = (".git", ".cache/huggingface")
+MAX_FILES = 100_000
+
+
+class FolderSource:
+    """Reads a folder. `revision` is known only for a snapshot in the Hub's cache."""
+
+    remote = False
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError("there is no such folder", where=str(path), fix="check the path")
+        self.label = str(path)
+        self.requests = 0
+        self.bytes_read = 0
+        self._root = self.path.resolve()
+        snapshot = re.fullmatch(r"[0-9a-f]{40}", self._root.name) and self._root.parent.name == "snapshots"
+        self.revision = self._root.name if snapshot else None
+        self._blobs = self._root.parent.parent / "blobs" if snapshot else None
+        self._files: dict[str, FileEntry] | None = None
+
+    def files(self) -> dict[str, FileEntry]:
+        """Every file below the folder, links and special files included."""
+        if self._files is None:
+            self._files = dict(sorted(self._walk()))
+        return self._files
+
+    def _walk(self) -> Iterator[tuple[str, FileEntry]]:
+        count = 0
+        pending = [""]
+        while pending:
+            below = pending.pop()
+            try:
+                with os.scandir(self._root / below) as found:
+                    items = list(found)
+            except OSError as e:
+                raise InputError(
+                    f"the folder cannot be listed: {e.strerror}", where=str(self.path / below)
+                ) from e
+            for item in items:
+                path = f"{below}/{item.name}" if below else item.name
+                if path in _HOUSEKEEPING:
+                    continue
+                if item.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                    continue
+                count += 1
+                if count > MAX_FILES:
+                    raise InputError(
+                        f"more than {MAX_FILES} files", where=self.label, fix="name a checkpoint's folder"
+                    )
+                yield path, self._entry(path, item)
+
+    def _entry(self, path: str, item: os.DirEntry[str]) -> FileEntry:
+        status = item.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            target = self._cached(path)
+            if target is None:
+                return FileEntry(path=path, size_bytes=0, kind="symlink")
+            status = target.stat()
+        kind: Literal["file", "special"] = "file" if stat.S_ISREG(status.st_mode) else "special"
+        return FileEntry(path=path, size_bytes=status.st_size, kind=kind)
+
+    def _cached(self, path: str) -> Path | None:
+        """The blob behind a link of a Hub cache snapshot; None for any other link."""
+        target = Path(os.path.realpath(self._root / path))
+        return target if self._blobs and target.parent == self._blobs and target.is_file() else None
+
+    def _open(self, path: str) -> int:
+        entry_of(self, path)
+        full = self._cached(path) or self._root / path
+        if Path(os.path.realpath(full.parent)) not in (full.parent, self._blobs):
+            raise InputError(f"{path} lies behind a symlink, which is never followed", where=self.label)
+        try:
+            handle = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as e:
+            raise InputError(
+                f"{path} cannot be opened: {e.strerror}", where=self.label, fix="check its mode"
+            ) from e
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise InputError(f"{path} is not a regular file", where=self.label, fix="replace it by a file")
+        return handle
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        return b"".join(self.stream(path, start, length))
+
+    def read_small(self, path: str, limit_bytes: int) -> bytes:
+        size = entry_of(self, check_path(path)).size_bytes
+        if size > limit_bytes:
+            raise InputError(
+                f"{path} has {size:,} bytes; at most {limit_bytes:,} are read",
+                where=self.label,
+                fix="it is not sane",
+            )
+        return self.read(path, 0, size)
+
+    def stream(self, path: str, start: int, length: int) -> Iterator[bytes]:
+        handle = self._open(path)
+        try:
+            end = start + length
+            while start < end:
+                chunk = self._pread(handle, min(CHUNK_BYTES, end - start), start, path)
+                start += len(chunk)
+                self.bytes_read += len(chunk)
+                yield chunk
+        finally:
+            os.close(handle)
+
+    def read_strided(self, path: str, start: int, width: int, stride: int, count: int) -> bytes:
+        """`count` pieces of `width` bytes, `stride` apart: a block of columns of a matrix."""
+        handle = self._open(path)
+        try:
+            pieces = [self._pread(handle, width, start + i * stride, path) for i in range(count)]
+        finally:
+            os.close(handle)
+        self.bytes_read += width * count
+        if any(len(piece) != width for piece in pieces):
+            raise InputError(f"{path} is shorter than its header says", where=self.label)
+        return b"".join(pieces)
+
+    def _pread(self, handle: int, length: int, offset: int, path: str) -> bytes:
+        try:
+            chunk = os.pread(handle, length, offset)
+        except OSError as e:
+            raise InfrastructureError(f"{path} cannot be read: {e.strerror}", where=self.label) from e
+        if not chunk:
+            raise InputError(
+                f"{path} ends at byte {offset:,}, before what was to be read",
+                where=self.label,
+                why="the file was cut short",
+                fix="copy or download it again",
+            )
+        return chunk
