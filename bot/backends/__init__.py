@@ -1,10 +1,11 @@
 """The quantizer backends, one small module each, listed in one place.
 
-This side is light: the bot imports it to know which environment a recipe needs. The modules themselves import
-torch and their tool, so only `bot.backends.worker` imports them, in the quantizer environment; there the bot is
-`bot.models`, `bot.recipe` and `bot.errors`, and nothing else.
+This side is light: the bot imports it to know which environment a recipe needs. The modules themselves
+import torch and their tool, so only `bot.backends.worker` imports them, in the quantizer environment; there
+the bot is `bot.models`, `bot.recipe` and `bot.errors`, and nothing else.
 
-To add a backend: a module here that fulfils `Backend`, an entry in `BACKENDS`, a method model in `bot/recipe.py`.
+To add a backend: a module here that fulfils `Backend`, an entry in `BACKENDS`, a method model in
+`bot/recipe.py`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Backend(Protocol):
     ) -> BackendResult:
         """Write the quantized checkpoint to `job.output_folder`; say what was seen.
 
-        Everything but the recipe's coverage stays as the base has it. Raises BackendError when the tool fails or
-        did something else than the recipe says, InputError for a base that it cannot take.
+        Everything but the recipe's coverage stays as the base has it. Raises BackendError when the tool
+        fails or did something else than the recipe says, InputError for a base that it cannot take.
         """
         ...
 

@@ -7,9 +7,10 @@ order, cut at which length is part of what makes an artifact. Everything here is
   `IterableDataset.shuffle(seed, buffer_size=10_000)`: the files' order is permuted, then rows leave a buffer
   of 10,000 at random, both by `seed`. So a sample is random within about 10,000 rows, and nothing is
   downloaded but what is read.
-- **Image+text rows** (the layout of `nvidia/Nemotron-VLM-Dataset-v2`: `<subset>/<subset>.jsonl` with messages,
-  `<subset>/media/shard_*.tar` with images, joined by file name) are split evenly over the subsets; of each, the
-  first shard's images are shuffled by `seed`. ModelOpt's own loader does the same, but always from `main`.
+- **Image+text rows** (the layout of `nvidia/Nemotron-VLM-Dataset-v2`: `<subset>/<subset>.jsonl` with
+  messages, `<subset>/media/shard_*.tar` with images, joined by file name) are split evenly over the
+  subsets; of each, the first shard's images are shuffled by `seed`. ModelOpt's own loader does the same,
+  but always from `main`.
 - **Lengths** are as `bot.recipe.Lengths` says. Where documents are joined, the end-of-sequence token stands
   between texts; conversations end themselves. An image's tokens are never cut: a row that is too long with
   them is passed over.
@@ -43,7 +44,14 @@ from bot.models import BackendJob, CalibrationUse, read_json, write_json
 from bot.recipe import UNPINNED, CalibrationSet, Lengths, Recipe
 
 Sample = dict[str, torch.Tensor]
-_TOKENIZER_FILES = ("tokenizer*", "chat_template*", "vocab*", "merges*", "*processor_config.json", "special_tokens*")
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "vocab*",
+    "merges*",
+    "*processor_config.json",
+    "special_tokens*",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,9 @@ def _prepare(
     index: int, spec: CalibrationSet, seed: int, base: Path, folder: Path, report: Report
 ) -> SampleSet:
     if spec.revision == UNPINNED:
-        raise RecipeError(f"{spec.dataset} is not pinned", fix="run `release-bot recipes pin` against this Hub")
+        raise RecipeError(
+            f"{spec.dataset} is not pinned", fix="run `release-bot recipes pin` against this Hub"
+        )
     stem = f"{index}-{_key(spec, seed, base)[:12]}"
     file, facts = folder / f"{stem}.safetensors", folder / f"{stem}.json"
     if facts.is_file() and file.is_file():
@@ -95,7 +105,9 @@ def _prepare(
     for sample in _samples(spec, seed, base):
         samples.append(sample)
         report.progress(len(samples))
-    save_file({f"{i:06d}.{name}": value for i, each in enumerate(samples) for name, value in each.items()}, file)
+    save_file(
+        {f"{i:06d}.{name}": value for i, each in enumerate(samples) for name, value in each.items()}, file
+    )
     use = _use(spec, samples)
     write_json(facts, use)  # last: without it the samples are drawn again
     return SampleSet(rows=spec.rows, file=file, use=use)
@@ -149,7 +161,8 @@ def _samples(spec: CalibrationSet, seed: int, base: Path) -> Iterator[Sample]:
     reasons = "; ".join(f"{number:,} {why}" for why, number in passed.most_common())
     raise InputError(
         f"{spec.dataset} gives {count} calibration samples, and the recipe asks for {spec.num_samples}",
-        where=f"revision {spec.revision[:12]}, split {spec.split}" + (f", config {spec.config}" if spec.config else ""),
+        where=f"revision {spec.revision[:12]}, split {spec.split}"
+        + (f", config {spec.config}" if spec.config else ""),
         why=f"rows passed over: {reasons}" if reasons else "the set has no more rows",
         fix="ask for fewer samples or shorter ones, or name a larger set",
     )
@@ -188,7 +201,11 @@ def _documents(
 
     for row in rows:
         try:
-            text = row["text"] if spec.rows == "text" else tokenizer.apply_chat_template(row["messages"], tokenize=False)
+            text = (
+                row["text"]
+                if spec.rows == "text"
+                else tokenizer.apply_chat_template(row["messages"], tokenize=False)
+            )
         except TemplateError as e:
             passed[f"refused by the chat template ({e})"[:120]] += 1
             continue
@@ -253,7 +270,9 @@ def _image_samples(spec: CalibrationSet, seed: int, base: Path, passed: Counter[
         for messages, image in image_rows(spec, subset, seed, passed):
             if count == target:
                 break
-            text = processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = processor.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
             sample = dict(processor(text=[text], images=[image], return_tensors="pt"))
             if spec.lengths.min_tokens <= sample["input_ids"].numel() <= spec.lengths.max_tokens:
                 yield {name: value.contiguous() for name, value in sample.items()}

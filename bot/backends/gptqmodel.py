@@ -1,17 +1,20 @@
 """GPTQ by GPTQModel 7.6.0: plain, with activation order and fixed groups, or with FOEM's compensation.
 
-GPTQ rounds a layer's columns one after the other and moves each one's error onto the columns not yet rounded,
-weighted by the inverse Hessian of the layer's inputs. FOEM (alpha, beta) adds what earlier quantized layers have
-already changed in those inputs (alpha: GPTAQ's asymmetric term) and a first-order term (beta).
+GPTQ rounds a layer's columns one after the other and moves each one's error onto the columns not yet
+rounded, weighted by the inverse Hessian of the layer's inputs. FOEM (alpha, beta) adds what earlier
+quantized layers have already changed in those inputs (alpha: GPTAQ's asymmetric term) and a first-order
+term (beta).
 
 Followed here, seen in 7.6.0 (file and what it does):
 
 - `looper/gptq_processor.py`: under FOEM, `act_group_aware` and `fallback` are never read, nor is
   `hessian.dedup_shared_inputs`. They are reported as inert.
-- `quantization/foem.py` counts samples, `gptq.py` tokens, as `samples`: both are compared with what was given.
+- `quantization/foem.py` counts samples, `gptq.py` tokens, as `samples`: both are compared with what was
+  given.
 - `utils/calibration.py` drops samples of 10 tokens and fewer, and cuts at `max_position_embeddings`.
-- `batch_size` must be 1 for this family, and the samples may not be shuffled under FOEM, whose two passes would
-  shuffle apart. They are sorted by length, longest first (the tool's default): a lack of memory shows at once.
+- `batch_size` must be 1 for this family, and the samples may not be shuffled under FOEM, whose two passes
+  would shuffle apart. They are sorted by length, longest first (the tool's default): a lack of memory shows
+  at once.
 - `models/definitions/qwen3_5.py` carries `mtp.*` over from the base's files. Vision, embeddings, lm_head,
   in_proj_a/b, conv1d and norms are not in its tree of modules, so they stay.
 - The pack kernel is compiled on first use unless `pack_impl="original"`, whose bytes are the same.
@@ -40,7 +43,9 @@ from bot.recipe import GptqMethod, Recipe
 SHORTEST_SAMPLE = 11  # shorter ones are dropped by the tool
 
 
-def quantize(job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], report: Report) -> BackendResult:
+def quantize(
+    job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], report: Report
+) -> BackendResult:
     """Quantize with GPTQModel; see `bot.backends.Backend`."""
     method = recipe.method
     assert isinstance(method, GptqMethod)
@@ -70,7 +75,9 @@ def quantize(job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], 
     samples = [sample for each in calibration for sample in each]
     log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()
-    modules, seen = _modules(log, method, [len(each) for each in calibration], sum(s.use.num_tokens for s in calibration))
+    modules, seen = _modules(
+        log, method, [len(each) for each in calibration], sum(s.use.num_tokens for s in calibration)
+    )
     observe.require_modules(expected, [each.name for each in modules])
     observe.require_finite(modules)
     report.phase("save", 1)
@@ -80,7 +87,8 @@ def quantize(job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], 
         versions=observe.versions("gptqmodel"),
         calibration=observe.require_samples(calibration, seen),
         modules=modules,
-        loss_unit="squared error of the outputs under the Hessian, per " + ("sample" if _foem(method) else "token"),
+        loss_unit="squared error of the outputs under the Hessian, per "
+        + ("sample" if _foem(method) else "token"),
         parameters=parameters(method, modules),
         patches=[*patches, "pack_impl=original (the tool's reference packer; same bytes, nothing compiled)"],
         num_layers=total,
@@ -137,7 +145,9 @@ def _follow(model: Any, report: Report, total: int) -> None:
     """Report progress layer by layer, and the parts of a layer in between."""
     report.phase("layers", total)
 
-    def subset(*, stage: str, layer_idx: int, subset_index: int, subset_total: int, processor: str, **_: Any) -> None:
+    def subset(
+        *, stage: str, layer_idx: int, subset_index: int, subset_total: int, processor: str, **_: Any
+    ) -> None:
         if stage == "quantize_complete":
             part = min(0.95, (subset_index + 1) / max(1, subset_total))
             report.progress(round(layer_idx + part, 2), f"layer {layer_idx}, {processor}")
@@ -165,7 +175,7 @@ def _modules(
             raise BackendError(
                 f"plain rounding was used instead of GPTQ: {row['loss']}",
                 where=name,
-                why="the module's Hessian could not be used; in a dense model every sample reaches every module",
+                why="its Hessian could not be used, although in a dense model every sample reaches every module",
                 fix="check the calibration data and damp_percent",
             ) from e
         counted = int(float(row["samples"]))
@@ -182,7 +192,7 @@ def _modules(
 
 
 def parameters(method: GptqMethod, modules: Sequence[ModuleResult]) -> list[ParameterUse]:
-    """Every parameter of the method, and whether it acted; how each inert one was found is in the docstring."""
+    """Every parameter of the method, and whether it acted (how that was seen: the module's docstring)."""
     foem = _foem(method)
     inert: dict[str, str] = {"kv_cache": "the method leaves the cache alone"}
     if foem:
@@ -198,10 +208,18 @@ def parameters(method: GptqMethod, modules: Sequence[ModuleResult]) -> list[Para
         inert["act_group_aware"] = "off"
     if method.mse == 0:
         inert["mse"] = "0: scales by minimum and maximum"
-    raised = sorted({each.damp for each in modules if each.damp is not None and each.damp != method.damp_percent})
-    notes = {"damp_percent": f"raised by the tool to {raised} where the Hessian needed it" if raised else "as given"}
+    raised = sorted(
+        {each.damp for each in modules if each.damp is not None and each.damp != method.damp_percent}
+    )
+    notes = {
+        "damp_percent": f"raised by the tool to {raised} where the Hessian needed it"
+        if raised
+        else "as given"
+    }
     values = method.model_dump(mode="json", exclude={"backend"})
     return [
-        ParameterUse(parameter=name, value=value, acted=name not in inert, why=inert.get(name, notes.get(name, "read")))
+        ParameterUse(
+            parameter=name, value=value, acted=name not in inert, why=inert.get(name, notes.get(name, "read"))
+        )
         for name, value in values.items()
     ]

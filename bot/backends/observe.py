@@ -1,8 +1,8 @@
 """What is checked of every quantizer from outside: modules, losses, samples, memory.
 
-The tools log what goes wrong and go on: a calibration forward that failed, a loss that is NaN, a module that was
-passed over. Here each is an error. What is expected comes from the base's safetensors headers and the recipe's
-coverage, never from the tool.
+The tools log what goes wrong and go on: a calibration forward that failed, a loss that is NaN, a module
+that was passed over. Here each is an error. What is expected comes from the base's safetensors headers and
+the recipe's coverage, never from the tool.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def require_modules(expected: Sequence[str], quantized: Iterable[str]) -> None:
     got = set(quantized)
     missing, extra = sorted(set(expected) - got), sorted(got - set(expected))
     if missing or extra:
-        shown = [f"not quantized: {_some(missing)}"] * bool(missing) + [f"not wanted: {_some(extra)}"] * bool(extra)
+        shown = [f"not quantized: {_some(missing)}"] * bool(missing) + [f"not wanted: {_some(extra)}"] * bool(
+            extra
+        )
         raise BackendError(
             f"the tool quantized {len(got)} modules, and the recipe covers {len(expected)}",
             where="; ".join(shown),

@@ -1,7 +1,8 @@
 """What a quantizer subprocess tells the bot while it works: JSON lines on a pipe of their own.
 
-Standard output belongs to the tools, which print what they like on it. `bot.edges.process` reads the pipe whose
-number is in `RELEASE_BOT_EVENTS_FD`; without one (a worker started by hand) the lines go to standard error.
+Standard output belongs to the tools, which print what they like on it. `bot.edges.process` reads the pipe
+whose number is in `RELEASE_BOT_EVENTS_FD`; without one (a worker started by hand) the lines go to standard
+error.
 """
 
 from __future__ import annotations

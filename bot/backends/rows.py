@@ -1,8 +1,8 @@
 """Rows of pinned calibration sets, as plain text, conversations, or conversations with an image.
 
-The only place of the quantizer side that uses the network, through `datasets` and `huggingface_hub`, which obey
-`HF_ENDPOINT`. Failures are typed: a Hub that does not answer is infrastructure (retried), a set, split, column or
-file that is not there is input (not retried).
+The only place of the quantizer side that uses the network, through `datasets` and `huggingface_hub`, which
+obey `HF_ENDPOINT`. Failures are typed: a Hub that does not answer is infrastructure (retried), a set,
+split, column or file that is not there is input (not retried).
 """
 
 from __future__ import annotations
@@ -103,14 +103,18 @@ _TAKE: dict[str, Callable[..., Row]] = {"text": _text, "chat": _chat, "instructi
 # ── images ─────────────────────────────────────────────────────────────────────────────────
 
 
-def image_rows(spec: CalibrationSet, subset: str, seed: int, passed: Counter[str]) -> Iterator[tuple[Messages, Any]]:
+def image_rows(
+    spec: CalibrationSet, subset: str, seed: int, passed: Counter[str]
+) -> Iterator[tuple[Messages, Any]]:
     """(messages up to the last question, image) of one subset, in the seed's order."""
     from PIL import Image, UnidentifiedImageError
 
     with _typed(spec):
         shard = _first_shard(spec, subset)
         with tarfile.open(_download(spec, shard), "r:") as tar:
-            members = {m.name: m for m in tar if m.isfile() and Path(m.name).suffix.lower() in _IMAGE_SUFFIXES}
+            members = {
+                m.name: m for m in tar if m.isfile() and Path(m.name).suffix.lower() in _IMAGE_SUFFIXES
+            }
             order = sorted(members)
             random.Random(f"{seed} {subset}").shuffle(order)
             asked = _messages(Path(_download(spec, f"{subset}/{subset}.jsonl")), members)

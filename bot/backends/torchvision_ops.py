@@ -1,9 +1,10 @@
 """Import torchvision beside a CPU build of torch, where the registry has only its CUDA-linked wheel.
 
 Qwen3.5's processor needs torchvision's transforms, none of its compiled operators. But `import torchvision`
-registers shape functions for `torchvision::nms`, and fails with "operator torchvision::nms does not exist" when
-the wheel's library could not be loaded for want of CUDA. Declaring the two operators (without an implementation)
-lets the import through. Never done where torch has CUDA, nor where the wheel's own operators are there.
+registers shape functions for `torchvision::nms`, and fails with "operator torchvision::nms does not exist"
+when the wheel's library could not be loaded for want of CUDA. Declaring the two operators (without an
+implementation) lets the import through. Never done where torch has CUDA, nor where the wheel's own
+operators are there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The process that runs in the quantizer environment: `python -m bot.backends.worker PHASE JOB.json`.
 
 Two phases, each a process of its own. `calibrate` draws the samples, with network and the reading token.
-`quantize` has neither: it runs third-party code over downloaded files, offline, and writes the checkpoint to a
-temporary folder that takes its final name only when everything was right. A result file is left on success, an
-error file with a typed error otherwise; the bot turns that back into the same exception.
+`quantize` has neither: it runs third-party code over downloaded files, offline, and writes the checkpoint
+to a temporary folder that takes its final name only when everything was right. A result file is left on
+success, an error file with a typed error otherwise; the bot turns that back into the same exception.
 """
 
 from __future__ import annotations
@@ -54,13 +54,18 @@ def quantize(job: BackendJob, recipe: Recipe, report: Report) -> None:
     partial = final.with_name(f"{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     backend: Backend = importlib.import_module(BACKENDS[job.backend][0])  # type: ignore[assignment]
-    result = backend.quantize(job.model_copy(update={"output_folder": str(partial)}), recipe, calibration, report)
+    result = backend.quantize(
+        job.model_copy(update={"output_folder": str(partial)}), recipe, calibration, report
+    )
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     write_json(Path(job.result_file), result)
 
 
-PHASES: dict[str, Callable[[BackendJob, Recipe, Report], None]] = {"calibrate": calibrate, "quantize": quantize}
+PHASES: dict[str, Callable[[BackendJob, Recipe, Report], None]] = {
+    "calibrate": calibrate,
+    "quantize": quantize,
+}
 
 
 def _typed(error: BaseException) -> ReleaseBotError:
@@ -69,11 +74,17 @@ def _typed(error: BaseException) -> ReleaseBotError:
     name = type(error).__name__
     text = f"{name}: {str(error).strip() or 'no message'}"[:500]
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return InfrastructureError(text, why="the machine or its GPU has too little memory", fix="use a larger runner")
+        return InfrastructureError(
+            text, why="the machine or its GPU has too little memory", fix="use a larger runner"
+        )
     if isinstance(error, OSError) and error.errno == 28:
-        return InfrastructureError(text, where=str(error.filename or ""), why="the disk is full", fix="free some space")
+        return InfrastructureError(
+            text, where=str(error.filename or ""), why="the disk is full", fix="free some space"
+        )
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return BackendError(text, where=f"{Path(frame.filename).name}:{frame.lineno}", fix="the log has the traceback")
+    return BackendError(
+        text, where=f"{Path(frame.filename).name}:{frame.lineno}", fix="the log has the traceback"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -86,7 +97,9 @@ def main(argv: list[str]) -> int:
         traceback.print_exc()
         typed = _typed(e)
         fields = {"error": type(typed).__name__, "what": typed.what, "where": typed.where}
-        error_file(job).write_text(json.dumps({**fields, "why": typed.why, "fix": typed.fix}), encoding="utf-8")
+        error_file(job).write_text(
+            json.dumps({**fields, "why": typed.why, "fix": typed.fix}), encoding="utf-8"
+        )
         return typed.exit_code
     return 0
 

@@ -1,19 +1,20 @@
-"""The heavy Python environments, made on demand from a pinned requirement file and kept while it is unchanged.
+"""The heavy Python environments, made on demand from a pinned requirement file and kept while it is
+unchanged.
 
 The quantizers (and later vLLM) pin packages that exclude each other and the bot, so each lives in a virtual
 environment of its own below `<home>/envs/`. Its folder's name carries a digest of the requirement file, the
-Python version and the machine: an edited file makes a new environment, and an old one is never changed in place.
-A marker file is written last, atomically; a folder without one is a build that was interrupted, and is rebuilt.
+Python version and the machine: an edited file makes a new environment, and an old one is never changed in
+place. A marker file is written last, atomically; a folder without one is a build that was interrupted, and
+is rebuilt.
 
 `torch` is installed by a call of its own, before anything that depends on it, and the rest with `--no-deps`
-from full pins, checked by `pip check` afterwards. So no resolver gets to choose another torch, which is how a
-CUDA build of several GB ends up on a machine without a GPU; that the right build came is checked all the same.
-Which registry serves it is pip's configuration, and no business of the files here.
+from full pins, checked by `pip check` afterwards. So no resolver gets to choose another torch, which is how
+a CUDA build of several GB ends up on a machine without a GPU; that the right build came is checked all the
+same. Which registry serves it is pip's configuration, and no business of the files here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -63,6 +64,13 @@ def digest(name: str) -> str:
     return hashlib.sha256("\0".join([*parts, platform.machine()]).encode()).hexdigest()
 
 
+def has_cuda() -> bool:
+    """Whether this machine has an NVIDIA GPU that processes of ours may use; asks the driver, not torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    gpus = Path("/proc/driver/nvidia/gpus")
+    return visible not in ("", "-1") and gpus.is_dir() and any(gpus.iterdir())
+
+
 def ensure(name: str, home: Path) -> Environment:
     """The environment `name` below `home`, built now if there is none for the present requirement file.
 
@@ -88,7 +96,9 @@ def _requirements(name: str) -> Path:
     path = REQUIREMENTS_DIR / f"{name}.txt"
     if not path.is_file():
         known = sorted(each.stem for each in REQUIREMENTS_DIR.glob("*.txt"))
-        raise UsageError(f"no environment is called {name!r}", where=str(path), fix=f"there are: {', '.join(known)}")
+        raise UsageError(
+            f"no environment is called {name!r}", where=str(path), fix=f"there are: {', '.join(known)}"
+        )
     return path
 
 
@@ -128,7 +138,15 @@ def _build(name: str, folder: Path, key: str) -> None:
     build_log.unlink(missing_ok=True)
     pip = _Pip(folder / "bin" / "python", build_log)
     pip.run([sys.executable, "-m", "venv", str(folder)], "creating")
-    install = [str(pip.python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    install = [
+        str(pip.python),
+        "-m",
+        "pip",
+        "install",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+    ]
     torch = f"torch=={pins['torch']}"
     with log.Progress("packages", total=len(pins)) as pip.progress:
         pip.run([*install, torch, "-c", str(requirements)], "torch")
@@ -168,12 +186,19 @@ class _Pip:
         self._note = note
         env = {**process.inherited(), "PYTHONNOUSERSITE": "1", "PIP_NO_COLOR": "1"}
         child = process.run(
-            argv, env=env, log_file=self._log, on_line=self._line, on_tick=self._tick, failure=InfrastructureError
+            argv,
+            env=env,
+            log_file=self._log,
+            on_line=self._line,
+            on_tick=self._tick,
+            failure=InfrastructureError,
         )
         self.tail = "\n".join(child.tail)
 
     def _line(self, line: str) -> None:
-        if match := re.match(r"\s*(Collecting|Downloading|Building wheels? for|Requirement already satisfied:) (\S+)", line):
+        if match := re.match(
+            r"\s*(Collecting|Downloading|Building wheels? for|Requirement already satisfied:) (\S+)", line
+        ):
             package = re.split(r"[=<>!~;\[(]", match[2])[0]
             if match[1] == "Collecting":
                 self._seen.add(re.sub(r"[-_.]+", "-", package.lower()))

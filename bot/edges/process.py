@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -42,9 +43,21 @@ TAIL_LINES = 25
 MAX_LINE_BYTES = 64 * 1024
 
 # What a child may inherit: paths, locale, certificates, proxies, devices. Tokens are given by name.
-_INHERITED = ("PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH", "XDG_CACHE_HOME")
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "TERM",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+)
 _INHERITED_PREFIXES = ("LC_", "SSL_", "CUDA_", "NVIDIA_", "PIP_", "REQUESTS_CA_", "CURL_CA_")
 _INHERITED_SUFFIXES = ("_PROXY", "_proxy")
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
 
 Event = dict[str, Any]
@@ -78,7 +91,10 @@ class Child:
 
 
 def _status_bytes(pid: int, name: str) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f,
+    ):
         for line in f:
             if line.startswith(name + ":"):
                 return int(line.split()[1]) * 1024
@@ -157,7 +173,7 @@ class Running:
         self.child.returncode = self._popen.returncode
 
     def _line(self, line: str) -> None:
-        line = log.redact(log.printable(line))
+        line = log.redact(log.printable(_COLOURS.sub("", line)))
         self._log.write(line + "\n")
         self._log.flush()
         self.child.tail.append(line)
@@ -205,7 +221,9 @@ def running(
             )
         except OSError as e:
             os.close(read_end)
-            raise errors.InfrastructureError(f"{argv[0]} cannot be started: {e.strerror}", where=str(cwd or "")) from e
+            raise errors.InfrastructureError(
+                f"{argv[0]} cannot be started: {e.strerror}", where=str(cwd or "")
+            ) from e
         finally:
             os.close(write_end)
         child = Child(pid=popen.pid, argv=list(argv), log_file=log_file)
@@ -234,8 +252,8 @@ def run(
 ) -> Child:
     """Run `argv` to its end.
 
-    Raises what `error_file` holds when the child left one; InfrastructureError when it was killed or took more
-    than `timeout_s`; `failure` with the end of its log for any other status than 0.
+    Raises what `error_file` holds when the child left one; InfrastructureError when it was killed or took
+    more than `timeout_s`; `failure` with the end of its log for any other status than 0.
     """
     started = time.monotonic()
     with running(argv, env=env, log_file=log_file, cwd=cwd, on_line=on_line, on_event=on_event) as handle:
@@ -254,7 +272,10 @@ def run(
 
 
 def failed(
-    child: Child, *, error_file: Path | None = None, failure: type[errors.ReleaseBotError] = errors.BackendError
+    child: Child,
+    *,
+    error_file: Path | None = None,
+    failure: type[errors.ReleaseBotError] = errors.BackendError,
 ) -> errors.ReleaseBotError:
     """The typed error for a child that did not end well."""
     code = child.returncode or 0
@@ -267,7 +288,9 @@ def failed(
         return errors.InfrastructureError(
             f"{Path(child.argv[0]).name} was killed by {name}; {memory}",
             where=str(child.log_file),
-            why="most likely the machine ran out of memory" if code == -signal.SIGKILL else "something outside ended it",
+            why="most likely the machine ran out of memory"
+            if code == -signal.SIGKILL
+            else "something outside ended it",
             fix="run it again; what can be resumed is. Last lines:\n" + tail,
         )
     return failure(
@@ -301,5 +324,7 @@ def _refuse_secrets(argv: Sequence[str], env: Mapping[str, str]) -> None:
         secret = any(word in name.upper() for word in _SECRET_WORDS) and len(value) >= 8
         if secret and any(value in argument for argument in argv):
             raise errors.ReleaseBotError(
-                f"the value of {name} stands on a command line", where=argv[0], fix="pass it in the environment"
+                f"the value of {name} stands on a command line",
+                where=argv[0],
+                fix="pass it in the environment",
             )

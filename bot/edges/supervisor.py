@@ -9,8 +9,8 @@ a SIGKILL of the bot (or of a CI job) would leave them running and holding the G
 - on SIGTERM, or when the command has ended, ends every descendant: SIGTERM, then SIGKILL after GRACE_S;
 - ends as the command did: with its exit status, or by the same signal.
 
-The command itself is bound to this process in turn: it gets SIGKILL when this one is killed. On systems without
-prctl and /proc only the process group is ended.
+The command itself is bound to this process in turn: it gets SIGKILL when this one is killed. On systems
+without prctl and /proc only the process group is ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir(PROC) if os.path.isdir(PROC) else []:
         if name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError), open(f"{PROC}/{name}/stat", "rb") as file:
+            with (
+                contextlib.suppress(OSError, IndexError, ValueError),
+                open(f"{PROC}/{name}/stat", "rb") as file,
+            ):
                 # The second field, the program's name, may hold spaces and brackets: cut after its end.
                 children.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
     found: list[int] = []

@@ -1,8 +1,8 @@
 """Quantize: run a release's backend in its environment, and record what it saw.
 
-The checkpoint comes out in `work/quantized/`, as the tool wrote it; `repair` works on a copy. It appears there
-only whole: the worker writes beside it and renames. What an interrupted run can go on from (samples, finished
-layers) lies in `work/resume/`, and is dropped when the inputs are no longer the same.
+The checkpoint comes out in `work/quantized/`, as the tool wrote it; `repair` works on a copy. It appears
+there only whole: the worker writes beside it and renames. What an interrupted run can go on from (samples,
+finished layers) lies in `work/resume/`, and is dropped when the inputs are no longer the same.
 
 A no-op when nothing that it depends on has changed: release key, device, the bytes of the base's files, the
 environment. Two processes follow each other (see `bot.backends.worker`): the one that has the network and the
@@ -12,7 +12,6 @@ reading token draws the samples, the one that runs the quantizer over downloaded
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -27,7 +26,7 @@ from typing import Literal
 from bot import log
 from bot.edges import process
 from bot.edges.environment import Environment
-from bot.errors import InputError, InfrastructureError
+from bot.errors import InfrastructureError, InputError
 from bot.models import (
     BackendJob,
     BackendResult,
@@ -56,8 +55,8 @@ def quantize(
 ) -> QuantizeEvidence:
     """Make `work/quantized/` and `work/evidence/quantize.json` from the base in `base_folder`.
 
-    `extra_env` is what the drawing of calibration samples needs beyond the ordinary environment: `HF_ENDPOINT`,
-    `HF_HOME`, a reading token. Raises BackendError, InputError, InfrastructureError.
+    `extra_env` is what the drawing of calibration samples needs beyond the ordinary environment:
+    `HF_ENDPOINT`, `HF_HOME`, a reading token. Raises BackendError, InputError, InfrastructureError.
     """
     device: Device = "cuda" if environment.name.endswith("cuda") else "cpu"
     base_files = _digests(base_folder, "*.safetensors") + _digests(base_folder, "*.json", "*.jinja", "*.txt")
@@ -121,7 +120,9 @@ def quantize(
     return evidence
 
 
-def inputs_digest(release: Release, base_files: list[FileDigest], environment: Environment, device: str) -> str:
+def inputs_digest(
+    release: Release, base_files: list[FileDigest], environment: Environment, device: str
+) -> str:
     """sha256 over all that the output depends on."""
     parts = [release.key, release.base.revision, release.recipe_digest, environment.digest, device]
     parts += [f"{each.path} {each.sha256}" for each in base_files]

@@ -1,0 +1,277 @@
+"""AutoRound 0.16.1: rounding learned by signed gradient descent, decoder layer by decoder layer.
+
+For each layer the rounding offsets and the clipping of each group are trained for `iterations` steps to
+bring the quantized layer's output near the original's, on batches of the calibration samples; the best step
+is kept. The weights become `auto_round:auto_gptq`: GPTQ's layout with zero points stored minus one.
+
+Traps of 0.16.1, and what is done about each:
+
+- A model object loaded as CausalLM has its vision tower quantized: a path is passed.
+- In multimodal mode (Qwen3.5 is one) each item of the data set counts as `batch_size` samples, whatever it
+  holds: batches are made here, and the samples that reach the first layer are counted by a hook.
+- A calibration forward that fails is only a warning, as is a parameter that is ignored: each is an error
+  here.
+- A NaN loss never counts as better, so plain rounding stays without a word: losses are read and checked.
+- The MTP head's Linear layers become INT4 unless named, in_proj_a/b by chance do not: all are named.
+- The output lies in a folder of the tool's naming, with one shard a layer when it can resume.
+
+**It resumes**, bit for bit: `AR_RESUME_DIR` keeps the activations between two layers, `AR_DISK_STREAM_MODEL`
+has each finished layer written at once; both the tool's state and its output lie in the resume folder. Losses
+of layers finished by an earlier run are kept there too. With iterations 0 it would be another method.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bot.backends import observe
+from bot.backends.calibration import SampleSet
+from bot.backends.report import Report
+from bot.backends.torchvision_ops import declare_missing
+from bot.errors import BackendError, RecipeError
+from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse, write_atomically
+from bot.recipe import AutoRoundMethod, Recipe
+
+_KEEP = {"bits": 16, "data_type": "fp"}
+_KEPT_PATTERNS = (".*mtp.*", ".*visual.*", ".*lm_head.*")
+# What the tool says when it goes on after something that must not happen.
+_FATAL = re.compile(
+    r"Calibration forward pass failed|unsupported runtime kwargs|is ignored|Insufficient number of"
+)
+_BLOCK_DONE = re.compile(
+    r"quantized (\d+)/(\d+) layers in the block, loss iter 0: (\S+) -> iter (\d+): (\S+)"
+)
+
+
+def quantize(
+    job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], report: Report
+) -> BackendResult:
+    """Quantize with AutoRound; see `bot.backends.Backend`."""
+    method = recipe.method
+    assert isinstance(method, AutoRoundMethod)
+    if method.iterations == 0:
+        raise RecipeError(
+            "iterations 0 is plain rounding, not AutoRound", fix="set method.iterations above 0"
+        )
+    base, state = Path(job.base_folder), Path(job.resume_folder) / "autoround"
+    shapes = observe.tensor_shapes(base)
+    expected = observe.expected_modules(shapes, recipe)
+    observe.require_divisible(shapes, expected, method.group_size)
+    total = observe.num_layers(expected)
+    os.environ |= {"AR_RESUME_DIR": str(state / "layers"), "AR_DISK_STREAM_MODEL": "1"}
+    os.environ["AR_WORK_SPACE"] = str(state / "work")
+    patches = declare_missing() if job.device == "cpu" else []
+    report.phase("load", 1)
+    started = time.monotonic()
+    import auto_round
+
+    watch = Watch(state / "losses.json", total, report)
+    logging.getLogger("autoround").addHandler(watch)
+    batches = Batches(calibration, method.batch_size)
+    tool = auto_round.AutoRound(
+        str(base),
+        scheme="W4A16" if method.bits == 4 else "W8A16",
+        bits=method.bits,
+        group_size=method.group_size,
+        sym=method.sym,
+        iters=method.iterations,
+        nsamples=recipe.calibration.num_samples,
+        seqlen=_length(calibration),
+        batch_size=method.batch_size,
+        seed=recipe.calibration.seed,
+        dataset=batches,
+        layer_config={pattern: dict(_KEEP) for pattern in [*_KEPT_PATTERNS, *_uncovered(shapes, expected)]},
+        low_gpu_mem_usage=method.low_gpu_mem_usage,
+        enable_torch_compile=method.torch_compile,
+        device_map="cpu" if job.device == "cpu" else 0,
+    )
+    loaded = time.monotonic()
+    with _counted(expected[0]) as count:
+        _, folders = tool.quantize_and_save(str(state / "output"), format=method.packing)
+    watch.check()
+    quantized = time.monotonic()
+    folder = Path(folders[0] if isinstance(folders, list) else folders)
+    modules = _modules(folder, watch.losses, recipe.calibration.num_samples)
+    observe.require_modules(expected, [each.name for each in modules])
+    observe.require_finite(modules)
+    used = observe.require_samples(calibration, batches.share(count.samples))
+    report.phase("save", 1)
+    shutil.move(folder, job.output_folder)
+    report.progress(1)
+    return BackendResult(
+        versions=observe.versions("auto-round", "accelerate"),
+        calibration=used,
+        modules=modules,
+        loss_unit="mean squared error of the layer's output after training (one figure a layer)",
+        parameters=parameters(method, job),
+        patches=patches,
+        num_layers=total,
+        resumed_layers=total - watch.trained,
+        can_resume=True,
+        peak_memory_bytes=observe.peak_memory_bytes(),
+        peak_gpu_memory_bytes=observe.peak_gpu_memory_bytes(),
+        load_s=loaded - started,
+        quantize_s=quantized - loaded,
+        save_s=time.monotonic() - quantized,
+    )
+
+
+def _length(calibration: Sequence[SampleSet]) -> int:
+    lengths = {length for each in calibration for length in (each.use.min_tokens, each.use.max_tokens)}
+    if len(lengths) > 1:
+        raise RecipeError(
+            f"AutoRound needs samples of one length, not of {sorted(lengths)}", fix="use lengths.mode exact"
+        )
+    return lengths.pop()
+
+
+def _uncovered(shapes: dict[str, tuple[int, ...]], expected: Sequence[str]) -> list[str]:
+    """Full names of the decoder layers' matrices that the recipe does not cover."""
+    names = [name for name, shape in shapes.items() if observe.LAYER.match(name) and len(shape) == 2]
+    return sorted({name.removesuffix(".weight") for name in names} - set(expected))
+
+
+class Batches:
+    """The samples as the batches that the tool counts; as text their digest, for its resume key."""
+
+    def __init__(self, calibration: Sequence[SampleSet], batch_size: int) -> None:
+        self._sets = calibration
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        import torch
+
+        samples = [sample for each in self._sets for sample in each]
+        for start in range(0, len(samples), self._batch_size):
+            part = samples[start : start + self._batch_size]
+            yield {
+                name: torch.cat([sample[name] for sample in part]) for name in ("input_ids", "attention_mask")
+            }
+
+    def __str__(self) -> str:
+        return " ".join(each.use.sha256 for each in self._sets) + f" by {self._batch_size}"
+
+    def share(self, count: int) -> list[int]:
+        """`count` samples, seen in order, as counts of each set."""
+        shares = []
+        for each in self._sets[:-1]:
+            shares.append(min(count, len(each)))
+            count -= shares[-1]
+        return [*shares, count]
+
+
+class _Count:
+    samples = 0
+
+
+@contextmanager
+def _counted(module: str) -> Iterator[_Count]:
+    """Count the samples that reach the first decoder layer while the tool calibrates, and only then."""
+    from auto_round.calibration.mllm import MLLMCalibrator
+
+    count, calib = _Count(), MLLMCalibrator.calib
+    layer = observe.LAYER.match(f"{module}.weight")
+    assert layer is not None
+
+    def counting(self: Any, nsamples: int, bs: int) -> None:
+        def seen(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            count.samples += hidden.shape[0]
+
+        first = self.model.get_submodule(layer[1]).register_forward_pre_hook(seen, with_kwargs=True)
+        try:
+            calib(self, nsamples, bs)
+        finally:
+            first.remove()
+
+    MLLMCalibrator.calib = counting
+    try:
+        yield count
+    finally:
+        MLLMCalibrator.calib = calib
+
+
+class Watch(logging.Handler):
+    """Reads the tool's log: progress and loss of each layer, and what must not happen."""
+
+    def __init__(self, file: Path, total: int, report: Report) -> None:
+        super().__init__(logging.INFO)
+        self.losses: dict[int, float] = {}
+        self.trained = 0
+        self._file, self._total, self._report = file, total, report
+        self._fatal: list[str] = []
+        self._next = 0
+        if file.is_file():
+            self.losses = {int(k): v for k, v in json.loads(file.read_text(encoding="utf-8")).items()}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if match := re.search(r"resuming after (\d+)/", message):
+            self._next = int(match[1])
+            self._report.note(f"AutoRound goes on after layer {self._next} of {self._total}")
+        elif message.startswith("caching done"):
+            self._report.phase("layers", self._total)
+        elif match := _BLOCK_DONE.search(message):
+            self._done(float(match[3]), int(match[4]), float(match[5]))
+        elif record.levelno >= logging.WARNING and _FATAL.search(message):
+            self._fatal.append(message)
+
+    def _done(self, first: float, step: int, last: float) -> None:
+        loss = last if math.isfinite(first) else first
+        self.losses[self._next] = loss
+        self._next += 1
+        self.trained += 1
+        write_atomically(self._file, json.dumps(self.losses).encode())
+        self._report.progress(
+            self._next, f"layer {self._next - 1}, loss {first:.2e} → {loss:.2e} (step {step})"
+        )
+
+    def check(self) -> None:
+        """Raise BackendError when the tool only warned of what must not happen."""
+        if self._fatal:
+            raise BackendError(
+                f"AutoRound went on after: {self._fatal[0][:300]}",
+                why=f"{len(self._fatal)} such warnings; the tool treats them as passing",
+                fix="see its log",
+            )
+        if sorted(self.losses) != list(range(self._total)):
+            raise BackendError(
+                f"AutoRound trained {len(self.losses)} of {self._total} layers", fix="see its log"
+            )
+
+
+def _modules(folder: Path, losses: dict[int, float], num_samples: int) -> list[ModuleResult]:
+    """The modules that are packed in the output, each with its layer's loss."""
+    packed = [
+        name.removesuffix(".qweight") for name in observe.tensor_shapes(folder) if name.endswith(".qweight")
+    ]
+    found = []
+    for name in sorted(packed):
+        layer = observe.LAYER.match(f"{name}.weight")
+        loss = losses[int(layer[2])] if layer else math.nan
+        found.append(ModuleResult(name=name, loss=loss, num_samples=num_samples, damp=None))
+    return found
+
+
+def parameters(method: AutoRoundMethod, job: BackendJob) -> list[ParameterUse]:
+    """Every parameter of the method, and whether it acted."""
+    inert = {"kv_cache": "the method leaves the cache alone"}
+    if job.device == "cpu":
+        inert["low_gpu_mem_usage"] = "there is no GPU"
+    if not method.torch_compile:
+        inert["torch_compile"] = "off"
+    values = method.model_dump(mode="json", exclude={"backend"})
+    return [
+        ParameterUse(parameter=name, value=value, acted=name not in inert, why=inert.get(name, "read"))
+        for name, value in values.items()
+    ]

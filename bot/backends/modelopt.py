@@ -1,0 +1,239 @@
+"""NVFP4 weights and activations by NVIDIA ModelOpt 0.47.0, calibrated by the largest value seen.
+
+NVFP4 holds a weight as E2M1 (0, ±0.5, ±1, ±1.5, ±2, ±3, ±4, ±6), with one E4M3 scale for 16 of them along
+the input and one FP32 scale a tensor: w = e2m1 · weight_scale · weight_scale_2. Activations get their block
+scales at run time; calibration finds only the tensor's scale, `input_scale` = (largest value seen) / (6 ·
+448). So the order of the samples does not matter, and each pass can only widen the range. The KV cache is
+`fp8_cast`: the range of E4M3 itself (scale 1), so nothing is written for it.
+
+How it is driven (0.47.0), and why:
+
+- Quantizers are turned on by the full names of the recipe's coverage, and nothing else: the vision tower,
+  MTP, lm_head and in_proj_a/b have none. The tool's default list, by contrast, is everything but some
+  names.
+- `layerwise` calibration: layer by layer, each one's inputs kept on disk, so that an interrupted run goes on
+  after the last finished layer, bit for bit. Weights are not changed by max calibration, so only scales are
+  kept; a layer's inputs are removed when the next has its own, or 64 layers would keep 64 times some GB.
+- Images go through the whole model, so that real vision tokens reach the language model; then text, as
+  `full(input_ids=…)`: layerwise calibration replays both through the same entry.
+- The tool has no loss. What is reported for a module is the relative Frobenius error of its dequantized
+  weight.
+- transformers does not know `mtp.*`: the tensors are passed to the export as they are in the base.
+
+A forward after calibration would need a GPU, so none is made.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from bot.backends import observe
+from bot.backends.calibration import SampleSet
+from bot.backends.report import Report
+from bot.backends.torchvision_ops import declare_missing
+from bot.errors import BackendError
+from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse
+from bot.recipe import NvFp4Method, Recipe
+
+NVFP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
+FP8_CAST = {"num_bits": (4, 3), "axis": None, "use_constant_amax": True}
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float32)
+MAX_SHARD_SIZE = "5GB"
+
+
+def quantize(
+    job: BackendJob, recipe: Recipe, calibration: Sequence[SampleSet], report: Report
+) -> BackendResult:
+    """Quantize with ModelOpt; see `bot.backends.Backend`."""
+    method = recipe.method
+    assert isinstance(method, NvFp4Method)
+    base, state = Path(job.base_folder), Path(job.resume_folder) / "modelopt"
+    shapes = observe.tensor_shapes(base)
+    expected = observe.expected_modules(shapes, recipe)
+    observe.require_divisible(shapes, expected, method.group_size)
+    patches = declare_missing() if job.device == "cpu" else []
+    report.phase("load", 1)
+    started = time.monotonic()
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+    from transformers import AutoModelForImageTextToText
+
+    placed = {"device_map": "auto"} if job.device == "cuda" else {}
+    model = AutoModelForImageTextToText.from_pretrained(
+        base, dtype=torch.bfloat16, local_files_only=True, **placed
+    )
+    model.eval()
+    loaded = time.monotonic()
+    calibrator = Calibrator(calibration, state, observe.num_layers(expected), report)
+    with calibrator.counting(model):
+        mtq.quantize(model, config(expected, method, state), calibrator.run)
+    quantized = time.monotonic()
+    report.phase("save", 1)
+    model._mtp_layer_prefixes = ["mtp"]
+    with torch.inference_mode():
+        export_hf_checkpoint(
+            model,
+            export_dir=job.output_folder,
+            extra_state_dict=observe.mtp_tensors(base),
+            max_shard_size=MAX_SHARD_SIZE,
+        )
+    report.progress(1)
+    modules = _modules(base, Path(job.output_folder), recipe.calibration.num_samples)
+    observe.require_modules(expected, [each.name for each in modules])
+    observe.require_finite(modules)
+    return BackendResult(
+        versions=observe.versions("nvidia-modelopt", "accelerate"),
+        calibration=observe.require_samples(calibration, calibrator.seen()),
+        modules=modules,
+        loss_unit="relative Frobenius error of the dequantized weight (the tool itself has no loss)",
+        parameters=parameters(method),
+        patches=patches,
+        num_layers=calibrator.total,
+        resumed_layers=calibrator.resumed,
+        can_resume=True,
+        peak_memory_bytes=observe.peak_memory_bytes(),
+        peak_gpu_memory_bytes=observe.peak_gpu_memory_bytes(),
+        load_s=loaded - started,
+        quantize_s=quantized - loaded,
+        save_s=time.monotonic() - quantized,
+    )
+
+
+def config(expected: Sequence[str], method: NvFp4Method, state: Path) -> dict[str, Any]:
+    """ModelOpt's configuration: everything off, then the recipe's modules on."""
+    leaves = sorted({name.split(".", 4)[4] for name in expected})
+    rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    for leaf in leaves:
+        for kind in ("weight_quantizer", "input_quantizer"):
+            rules.append({"quantizer_name": f"*language_model.layers.*.{leaf}.{kind}", "cfg": NVFP4})
+    if method.kv_cache == "fp8_cast":
+        rules.append({"quantizer_name": "*language_model.layers.*[kv]_bmm_quantizer", "cfg": FP8_CAST})
+    layerwise = {"enable": True, "checkpoint_dir": str(state / "layers"), "calib_mutates_weights": False}
+    return {"quant_cfg": rules, "algorithm": {"method": method.algorithm, "layerwise": layerwise}}
+
+
+class Calibrator:
+    """Feeds every sample through the model each time the tool asks, and counts what its layers take in."""
+
+    def __init__(self, sets: Sequence[SampleSet], state: Path, total: int, report: Report) -> None:
+        self.total = total
+        self.resumed = 0
+        self._sets, self._state, self._report = sets, state, report
+        self._counts = [0] * len(sets)
+        self._current = 0
+        self._rounds = 0
+        manifest = state / "layers" / "manifest.json"
+        if manifest.is_file():
+            finished = json.loads(manifest.read_text(encoding="utf-8"))["last_completed_layer"] + 1
+            self.resumed = finished if finished < total else 0
+        if self.resumed:
+            report.note(f"ModelOpt goes on after layer {self.resumed} of {total}")
+        report.phase("layers", total)
+
+    @contextmanager
+    def counting(self, model: Any) -> Iterator[None]:
+        """Count the samples that the last layer's calibration takes in: none got lost on the way to it."""
+        last = model.model.language_model.layers[-1]
+
+        def seen(module: Any, _args: Any) -> None:
+            if getattr(getattr(module, "_layerwise_calib", None), "mode", "") == "capture":
+                self._counts[self._current] += 1
+
+        hook = last.register_forward_pre_hook(seen)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def run(self, model: Any) -> None:
+        """The tool's forward loop: one round a layer."""
+        done = self.resumed + self._rounds
+        self._rounds += 1
+        finished, total = 0, sum(len(each) for each in self._sets)
+        for self._current, each in enumerate(self._sets):
+            for sample in each:
+                inputs = {name: value.to(model.device) for name, value in sample.items()}
+                with torch.inference_mode():
+                    model(**inputs, use_cache=False)
+                finished += 1
+                if finished % 16 == 0 or finished == total:
+                    share = min(self.total, done + 0.95 * finished / total)
+                    self._report.progress(round(share, 2), f"{each.use.rows} sample {finished} of {total}")
+        self._forget_old_inputs()
+
+    def _forget_old_inputs(self) -> None:
+        kept = sorted(self._state.glob("layers/layer_*/next_inputs.pt"))
+        for path in kept[:-1]:
+            path.unlink()
+
+    def seen(self) -> list[int]:
+        """Samples that reached the last layer, of each set."""
+        return self._counts
+
+
+def _modules(base: Path, output: Path, num_samples: int) -> list[ModuleResult]:
+    """Every quantized module of the output, with its weight's relative error; bad input scales are errors."""
+    source = _where(base)
+    found, bad = [], []
+    target = _where(output)
+    for name in sorted(n.removesuffix(".weight_scale_2") for n in target if n.endswith(".weight_scale_2")):
+        parts = {
+            part: _read(target, f"{name}.{part}")
+            for part in ("weight", "weight_scale", "weight_scale_2", "input_scale")
+        }
+        scale = float(parts["input_scale"])
+        if not 0 < scale < float("inf"):
+            bad.append(f"{name}: {scale}")
+        want = _read(source, f"{name}.weight").float()
+        got = dequantize(parts["weight"], parts["weight_scale"], parts["weight_scale_2"])
+        loss = float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
+        found.append(ModuleResult(name=name, loss=loss, num_samples=num_samples, damp=None))
+    if bad:
+        raise BackendError(
+            f"{len(bad)} modules have an input scale that is zero or not finite",
+            where="; ".join(bad[:4]),
+            why="no activation reached them, or one that is NaN or Inf",
+            fix="check the base and the calibration sets",
+        )
+    return found
+
+
+def dequantize(packed: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
+    """`packed` uint8 [out, in/2], low nibble first; `scale` E4M3 [out, in/16]; `scale_2` FP32: [out, in] FP32."""
+    nibbles = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(1)
+    values = E2M1[nibbles.long()]
+    blocks = values.view(values.shape[0], -1, 16) * scale.float().unsqueeze(-1) * scale_2.float()
+    return blocks.flatten(1)
+
+
+def _where(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found
+
+
+def _read(where: dict[str, Path], name: str) -> torch.Tensor:
+    if name not in where:
+        raise BackendError(f"ModelOpt did not write {name}", fix="see its log")
+    with safe_open(where[name], framework="pt") as file:
+        return file.get_tensor(name)
+
+
+def parameters(method: NvFp4Method) -> list[ParameterUse]:
+    """Every parameter of the method, and whether it acted."""
+    notes = {"kv_cache": "the range of FP8 itself: recorded in the config, no scale is measured or written"}
+    values = method.model_dump(mode="json", exclude={"backend"})
+    return [
+        ParameterUse(parameter=name, value=value, acted=value != "none", why=notes.get(name, "read"))
+        for name, value in values.items()
+    ]
