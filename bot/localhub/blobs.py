@@ -1,11 +1,10 @@
 """File contents by sha256, written so that a crash leaves either the whole file or nothing.
 
-A large byte stream goes to a temporary file on the same file system, is hashed on its way, flushed to the disk
-(`fsync`), and only then renamed to its final name. Memory is bounded by one buffer whatever the size. A
+A large byte stream goes to a temporary file on the same file system, is hashed on its way, flushed to the
+disk (`fsync`), and only then renamed to its final name. Memory is bounded by one buffer whatever the size. A
 multipart upload writes each part at its offset in *one* temporary file, so that completing it costs a hashing
 pass but no second copy. What does not have the promised sha256 is removed; temporary files of a killed server
-are removed at the next start.
-"""
+are removed at the next start."""
 
 from __future__ import annotations
 

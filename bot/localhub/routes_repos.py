@@ -206,6 +206,7 @@ def accepted(call: Call) -> list[dict[str, Any]]:
     users = call.hub.accounts.users
     return [
         {
+            "requestId": f"{repo.id}-{u}",
             "user": {"_id": u, "user": u, "fullname": users[u].fullname, "email": None},
             "timestamp": at,
             "status": "accepted",

@@ -25,9 +25,7 @@ def own(embedded: Hub) -> str:
     return name
 
 
-def batch(
-    hub: Hub, repo: str, oid: str, size: int, *, token: str | None = None, parts: bool = True
-) -> Answer:
+def batch(hub: Hub, repo: str, oid: str, size: int, *, token: str = "", parts: bool = True) -> Answer:
     transfers = ["basic", "multipart"] if parts else ["basic"]
     body = {"operation": "upload", "transfers": transfers, "objects": [{"oid": oid, "size": size}]}
     path = f"/{repo}.git/info/lfs/objects/batch"
@@ -133,9 +131,8 @@ def test_a_part_sent_twice_counts_once(embedded: Hub, own: str) -> None:
         piece = content[n * 1_000_000 : (n + 1) * 1_000_000]
         assert ask(embedded.endpoint, "PUT", part, body=piece[:-1]).status == 400, "too short"
         ask(embedded.endpoint, "PUT", part, body=os.urandom(len(piece)))
-        etags.append(
-            {"partNumber": n + 1, "etag": ask(embedded.endpoint, "PUT", part, body=piece).headers["etag"]}
-        )
+        sent = ask(embedded.endpoint, "PUT", part, body=piece)
+        etags.append({"partNumber": n + 1, "etag": sent.headers["etag"]})
     answer = ask(embedded.endpoint, "POST", path_of(embedded, upload), body={"oid": digest, "parts": etags})
     assert answer.status == 200
     assert digest in blobs(embedded)
@@ -197,10 +194,16 @@ def test_an_upload_cut_off_leaves_nothing(embedded: Hub, own: str) -> None:
     assert not [file for file in unfinished(embedded) if not file.name.startswith("multipart-")]
 
 
+def disk_bytes(hub: Hub) -> int:
+    """What file contents, finished or not, take on the disk."""
+    folders = (hub.root / "blobs", hub.root / "unfinished")
+    return sum(
+        path.stat().st_blocks * 512 for folder in folders for path in folder.rglob("*") if path.is_file()
+    )
+
+
 @pytest.mark.parametrize("in_parts", [False, True])
-def test_a_large_file_costs_no_memory_and_no_second_copy(
-    embedded: Hub, own: str, tmp_path: Path, in_parts: bool
-) -> None:
+def test_a_large_file_costs_no_memory(embedded: Hub, own: str, tmp_path: Path, in_parts: bool) -> None:
     """300 MB up and down while the server stays within 64 MB of what it used before."""
     size = 300_000_000
     source = tmp_path / "large.safetensors"
@@ -210,8 +213,9 @@ def test_a_large_file_costs_no_memory_and_no_second_copy(
     server = psutil.Process(embedded.pid)
     used = server.memory_info().rss
     peak = used
-    disk = psutil.disk_usage(str(embedded.root)).used
-    digest = hashlib.file_digest(open(source, "rb"), "sha256").hexdigest()  # noqa: SIM115
+    disk = disk_bytes(embedded)
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     upload = actions(batch(embedded, own, digest, size, parts=in_parts))["upload"]
     with open(source, "rb") as file:
         if in_parts:
@@ -220,6 +224,7 @@ def test_a_large_file_costs_no_memory_and_no_second_copy(
                 answer = ask(embedded.endpoint, "PUT", part, body=file.read(1_000_000))
                 etags.append({"partNumber": n + 1, "etag": answer.headers["etag"]})
                 peak = max(peak, server.memory_info().rss)
+                assert disk_bytes(embedded) - disk <= size + MIB
             body = {"oid": digest, "parts": etags}
             assert ask(embedded.endpoint, "POST", path_of(embedded, upload), body=body).status == 200
         else:
@@ -235,7 +240,7 @@ def test_a_large_file_costs_no_memory_and_no_second_copy(
             connection.close()
     stored = embedded.root / "blobs" / digest[:2] / digest
     assert stored.stat().st_size == size
-    assert psutil.disk_usage(str(embedded.root)).used - disk < 1.5 * size
+    assert disk_bytes(embedded) - disk <= size + MIB
     embedded.api.create_commit(own, [CommitOperationAdd("large.safetensors", source)], commit_message="large")
     parts = urlsplit(embedded.endpoint)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
@@ -266,11 +271,8 @@ def test_listing_large_files(embedded: Hub, own: str) -> None:
     content = os.urandom(4000)
     embedded.api.create_commit(own, [CommitOperationAdd("w.safetensors", content)], commit_message="w")
     (file,) = embedded.api.list_lfs_files(own)
-    assert (file.filename, file.size, file.file_oid) == (
-        "w.safetensors",
-        4000,
-        hashlib.sha256(content).hexdigest(),
-    )
+    assert (file.filename, file.size) == ("w.safetensors", 4000)
+    assert file.file_oid == hashlib.sha256(content).hexdigest()
 
 
 def test_xet_is_refused_plainly(embedded: Hub, own: str) -> None:

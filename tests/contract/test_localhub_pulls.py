@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from contract.conftest import Hub, ask
 from huggingface_hub import (
@@ -162,35 +164,30 @@ def test_many_discussions_are_paged(embedded: Hub) -> None:
 
 def test_two_merges_at_once_make_one_commit(embedded: Hub) -> None:
     """The second merge of the same pull request finds it merged; the branch moved once."""
-    from concurrent.futures import ThreadPoolExecutor
-
     repo = embedded.name()
     embedded.api.create_repo(repo)
     put(embedded, repo, {"a.txt": b"a"}, create_pr=True)
     path = f"/api/models/{repo}/discussions/1/merge"
+
+    def merge(_: int) -> int:
+        return ask(embedded.endpoint, "POST", path, token=embedded.token, body={}).status
+
     with ThreadPoolExecutor(4) as pool:
-        answers = list(
-            pool.map(
-                lambda _: ask(embedded.endpoint, "POST", path, token=embedded.token, body={}).status, range(4)
-            )
-        )
+        answers = list(pool.map(merge, range(4)))
     assert sorted(answers) == [200, 409, 409, 409]
     assert len(embedded.api.list_repo_commits(repo)) == 2
 
 
 def test_commits_at_once_are_all_kept(embedded: Hub) -> None:
     """Without a parent commit, concurrent commits queue up; none is lost."""
-    from concurrent.futures import ThreadPoolExecutor
-
     repo = embedded.name()
     embedded.api.create_repo(repo)
 
     def commit(n: int) -> int:
         body = b'{"key": "header", "value": {"summary": "c"}}\n'
         body += b'{"key": "file", "value": {"path": "%d.txt", "content": "x"}}' % n
-        return ask(
-            embedded.endpoint, "POST", f"/api/models/{repo}/commit/main", token=embedded.token, body=body
-        ).status
+        path = f"/api/models/{repo}/commit/main"
+        return ask(embedded.endpoint, "POST", path, token=embedded.token, body=body).status
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(commit, range(12))) == {200}

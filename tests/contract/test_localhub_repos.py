@@ -10,12 +10,17 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 pytestmark = pytest.mark.contract
-CARD = b"---\nlicense: apache-2.0\nbase_model: Qwen/Qwen3.5-4B\nbase_model_relation: quantized\ntags: [nvfp4]\n---\n# T\n"
+CARD = b"""---
+license: apache-2.0
+base_model: Qwen/Qwen3.5-4B
+base_model_relation: quantized
+tags: [nvfp4]
+---
+# Title
+"""
 
 
-@pytest.mark.skipif(
-    not REAL_TOKEN, reason="RELEASE_BOT_TEST_HUB_TOKEN is not set: held to the embedded Hub only"
-)
+@pytest.mark.skipif(not REAL_TOKEN, reason="no RELEASE_BOT_TEST_HUB_TOKEN: held to the embedded Hub only")
 def test_the_real_hub_is_held_to_the_same(request: pytest.FixtureRequest) -> None:
     real = [item for item in request.session.items if "[real" in item.name]
     assert len(real) > 20
