@@ -175,7 +175,7 @@ def _modules(
             raise BackendError(
                 f"plain rounding was used instead of GPTQ: {row['loss']}",
                 where=name,
-                why="its Hessian could not be used, although in a dense model every sample reaches every module",
+                why="its Hessian could not be used; in a dense model every sample reaches every module",
                 fix="check the calibration data and damp_percent",
             ) from e
         counted = int(float(row["samples"]))

@@ -158,7 +158,8 @@ class Calibrator:
         done = self.resumed + self._rounds
         self._rounds += 1
         finished, total = 0, sum(len(each) for each in self._sets)
-        for self._current, each in enumerate(self._sets):
+        for index, each in enumerate(self._sets):
+            self._current = index
             for sample in each:
                 inputs = {name: value.to(model.device) for name, value in sample.items()}
                 with torch.inference_mode():
@@ -207,7 +208,7 @@ def _modules(base: Path, output: Path, num_samples: int) -> list[ModuleResult]:
 
 
 def dequantize(packed: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
-    """`packed` uint8 [out, in/2], low nibble first; `scale` E4M3 [out, in/16]; `scale_2` FP32: [out, in] FP32."""
+    """[out, in] FP32 of `packed` uint8 [out, in/2] (low nibble first) and `scale` E4M3 [out, in/16]."""
     nibbles = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(1)
     values = E2M1[nibbles.long()]
     blocks = values.view(values.shape[0], -1, 16) * scale.float().unsqueeze(-1) * scale_2.float()

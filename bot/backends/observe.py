@@ -112,7 +112,7 @@ def require_samples(sets: Sequence[SampleSet], seen: Sequence[int]) -> list[Cali
     for each, count in zip(sets, seen, strict=True):
         if count != len(each):
             raise BackendError(
-                f"the tool saw {count} calibration samples of {each.use.dataset}, and the recipe asks for {len(each)}",
+                f"the tool saw {count} of the {len(each)} calibration samples of {each.use.dataset}",
                 why="the tool dropped, repeated or merged samples (by length, or by its batch size)",
                 fix="see the tool's log; nothing is released from such a run",
             )
@@ -134,7 +134,8 @@ def peak_gpu_memory_bytes() -> int | None:
     """The most GPU memory that tensors held at once; None on a CPU."""
     if not torch.cuda.is_available():
         return None
-    return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+    devices = range(torch.cuda.device_count())
+    return sum(int(torch.cuda.max_memory_allocated(index)) for index in devices)
 
 
 def versions(*packages: str) -> dict[str, str]:

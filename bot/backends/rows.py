@@ -173,7 +173,7 @@ def _image_name(messages: Any) -> str | None:
     return names[0] if len(names) == 1 and isinstance(names[0], str) else None
 
 
-def _up_to_last_question(messages: Messages) -> Messages:
+def _up_to_last_question(messages: Any) -> Messages:
     last = max((i for i, message in enumerate(messages) if message.get("role") == "user"), default=-1)
     return [{"role": m["role"], "content": _without_path(m["content"])} for m in messages[: last + 1]]
 

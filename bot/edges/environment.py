@@ -38,6 +38,8 @@ REQUIREMENTS_DIR = Path(__file__).resolve().parents[2] / "runners" / "environmen
 MARKER = "complete.json"
 NEEDED_BYTES = {"cpu": 3 * 2**30, "cuda": 12 * 2**30}
 LOCK_PERIOD_S = 1.0
+# Sources whose build imports the torch that is installed: an isolated build would bring another.
+_BUILT_AGAINST_TORCH = ("causal-conv1d",)
 
 _PROBE = """
 import json, platform
@@ -59,7 +61,7 @@ class Environment:
 
 
 def digest(name: str) -> str:
-    """sha256 over the requirement file, the Python version and the machine: what an environment depends on."""
+    """sha256 over what an environment depends on: requirement file, Python version, kind of machine."""
     parts = [_requirements(name).read_text(encoding="utf-8"), platform.python_version(), sys.platform]
     return hashlib.sha256("\0".join([*parts, platform.machine()]).encode()).hexdigest()
 
@@ -147,10 +149,15 @@ def _build(name: str, folder: Path, key: str) -> None:
         "--disable-pip-version-check",
         "--progress-bar=off",
     ]
-    torch = f"torch=={pins['torch']}"
+    rest, late = folder / "rest.txt", folder / "built-against-torch.txt"
+    for path, wanted in ((rest, False), (late, True)):
+        lines = [f"{n}=={pin}\n" for n, pin in pins.items() if (n in _BUILT_AGAINST_TORCH) == wanted]
+        path.write_text("".join(lines), encoding="ascii")
     with log.Progress("packages", total=len(pins)) as pip.progress:
-        pip.run([*install, torch, "-c", str(requirements)], "torch")
-        pip.run([*install, "--no-deps", "-r", str(requirements)], "the rest")
+        pip.run([*install, f"torch=={pins['torch']}", "-c", str(requirements)], "torch")
+        pip.run([*install, "--no-deps", "-r", str(rest)], "the rest")
+        if late.stat().st_size:
+            pip.run([*install, "--no-deps", "--no-build-isolation", "-r", str(late)], "kernels")
     pip.run([str(pip.python), "-m", "pip", "check"], "checking")
     marker = {"digest": key, "versions": _probe(name, pip, build_log)}
     write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
@@ -179,7 +186,7 @@ class _Pip:
         self.python = python
         self.progress: log.Progress | None = None
         self._log = build_log
-        self._seen: set[str] = set()
+        self._collected: set[str] = set()
         self._note = ""
 
     def run(self, argv: list[str], note: str) -> None:
@@ -196,19 +203,20 @@ class _Pip:
         self.tail = "\n".join(child.tail)
 
     def _line(self, line: str) -> None:
-        if match := re.match(
-            r"\s*(Collecting|Downloading|Building wheels? for|Requirement already satisfied:) (\S+)", line
-        ):
-            package = re.split(r"[=<>!~;\[(]", match[2])[0]
-            if match[1] == "Collecting":
-                self._seen.add(re.sub(r"[-_.]+", "-", package.lower()))
-            self._note = f"{match[1].removesuffix(':').lower()} {package}"
+        if match := re.match(r"\s*(Collecting|Processing|Downloading|Building wheels? for) (\S+)", line):
+            package = re.split(r"[=<>!~;\[(]", Path(match[2]).name)[0]
+            if match[1] in ("Collecting", "Processing"):
+                self._collected.add(package.lower())
+            self._note = f"{match[1].lower()} {package}"
         elif line.startswith("Installing collected packages"):
             self._note = "installing"
 
     def _tick(self) -> None:
+        """Collecting is counted as a third of the work, what lies installed as the rest."""
         if self.progress:
-            self.progress.update(min(len(self._seen), self.progress.total - 1), note=self._note)
+            installed = len(list(self.python.parents[1].glob("lib/python*/site-packages/*.dist-info")))
+            done = len(self._collected) / 3 + installed * 2 / 3
+            self.progress.update(round(min(done, self.progress.total - 1), 1), note=self._note)
 
 
 def _probe(name: str, pip: _Pip, build_log: Path) -> dict[str, str]:
