@@ -8,7 +8,7 @@ from __future__ import annotations
 from bot.checkpoint.compare import Comparison
 from bot.checkpoint.distance import ModuleDistance
 from bot.checkpoint.facts import Facts
-from bot.checkpoint.inventory import IN_PROJ_AB, KV_SCALE, part_of
+from bot.checkpoint.inventory import IN_PROJ_AB, KV_SCALE, mtp_layers, part_of
 from bot.checkpoint.packing import contradiction
 from bot.checkpoint.verdict import (
     HEADERS_ONLY,
@@ -110,23 +110,12 @@ def mtp_missing(facts: Facts) -> Verdict:
             return not_applicable("the base has no MTP head")
         lost = sorted(name for name in wanted if not _accounted(facts, name))
         return none_of(lost, good=f"all {len(wanted)} MTP tensors are there", bad="MTP tensors are missing")
-    promised = mtp_layers(facts)
+    promised = mtp_layers(facts.checkpoint.config)
     if not promised:
         return passed("the config promises no MTP head") if not have else skipped(NO_BASE)
     if not have:
         return failed(f"the config promises {promised} MTP layer(s), no mtp.* tensor is there")
     return skipped(NO_BASE)
-
-
-def mtp_layers(facts: Facts) -> int:
-    """`mtp_num_hidden_layers` as the config has it."""
-    config = facts.checkpoint.config
-    text = config.get("text_config")
-    for part in (text if isinstance(text, dict) else {}, config):
-        value = part.get("mtp_num_hidden_layers")
-        if isinstance(value, int):
-            return value
-    return 0
 
 
 def mtp_unindexed(facts: Facts) -> Verdict:

@@ -224,14 +224,15 @@ def _local_paths(
         if (shallow and source.remote and not known) or entry.size_bytes > TEXT_LIMIT_BYTES:
             complete = False
             continue
-        if not (base and _same_as_base(source, base.source, path)):
+        if not (base and same_as_base(source, base.source, path)):
             found += [(path, leak) for leak in _leaks(checkpoint, base, path)]
     for shard in checkpoint.shards.values():
         found += [(shard.file, leak) for _, leak in local_paths(metadata_strings(shard.metadata))]
     return found, complete
 
 
-def _same_as_base(source: Source, base: Source, path: str) -> bool:
+def same_as_base(source: Source, base: Source, path: str) -> bool:
+    """Whether the base has a file `path` with the same bytes."""
     theirs = base.files().get(path)
     return theirs is not None and theirs.kind == "file" and same_content(source, base, path)
 

@@ -86,7 +86,8 @@ class FolderSource:
         target = Path(os.path.realpath(self._root / path))
         return target if self._blobs and target.parent == self._blobs and target.is_file() else None
 
-    def _open(self, path: str) -> int:
+    def open(self, path: str) -> int:
+        """A file descriptor of the regular file `path`; InputError when it is anything else."""
         entry_of(self, path)
         full = self._cached(path) or self._root / path
         if Path(os.path.realpath(full.parent)) not in (full.parent, self._blobs):
@@ -116,7 +117,7 @@ class FolderSource:
         return self.read(path, 0, size)
 
     def stream(self, path: str, start: int, length: int) -> Iterator[bytes]:
-        handle = self._open(path)
+        handle = self.open(path)
         try:
             end = start + length
             while start < end:
@@ -129,7 +130,7 @@ class FolderSource:
 
     def read_strided(self, path: str, start: int, width: int, stride: int, count: int) -> bytes:
         """`count` pieces of `width` bytes, `stride` apart: a block of columns of a matrix."""
-        handle = self._open(path)
+        handle = self.open(path)
         try:
             pieces = [self._pread(handle, width, start + i * stride, path) for i in range(count)]
         finally:

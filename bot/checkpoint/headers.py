@@ -137,7 +137,6 @@ def _placed(
             overlapping |= {each.name, previous}
         elif each.start > at:
             overlap = overlap or f"{each.start - at:,} bytes before {each.name} belong to no tensor"
-            overlapping.add(each.name)
         if each.end >= at:
             at, previous = each.end, each.name
     truncated = ""

@@ -158,7 +158,7 @@ class HubSource:
 
     def _headers(self, target: str) -> dict[str, str]:
         """The token goes to the Hub's own address only, never to a store it redirects to."""
-        from huggingface_hub.utils._headers import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         at_home = target.startswith(self._endpoint + "/")
         headers = build_hf_headers(token=self._token if at_home else False, library_name="release-bot")

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bot.checkpoint.headers import TensorEntry
 from bot.checkpoint.reading import Checkpoint
@@ -150,6 +150,16 @@ def linears(tensors: Mapping[str, TensorEntry], modules: Mapping[str, PackedModu
         if suffix == "weight" and len(entry.shape) == 2 and not _NOT_LINEAR.search(module):
             found.setdefault(module, False)
     return dict(sorted(found.items()))
+
+
+def mtp_layers(config: Mapping[str, Any]) -> int:
+    """`mtp_num_hidden_layers` as a config has it, in its text part or on top."""
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        value = part.get("mtp_num_hidden_layers")
+        if isinstance(value, int):
+            return value
+    return 0
 
 
 # ── figures ────────────────────────────────────────────────────────────────────────────────

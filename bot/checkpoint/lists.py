@@ -140,7 +140,7 @@ def _verdicts(
 
 def _gptq(config: Config, saved: list[Asked], engine: list[Asked]) -> Iterator[tuple[str, Asked, Verdict]]:
     dynamic = config.get("dynamic") or {}
-    listed = _flat(config.get("modules_in_block_to_quantize"))
+    listed = flat(config.get("modules_in_block_to_quantize"))
     mapped = [_map(each) for each in listed]
     skipped = {str(each) for each in config.get("modules_to_not_convert") or []}
     head = bool(config.get("lm_head"))
@@ -177,10 +177,11 @@ def _matches(pattern: str, name: str) -> bool:
     return compiled is not None and compiled.match(name) is not None
 
 
-def _flat(value: Any) -> list[str]:
+def flat(value: Any) -> list[str]:
+    """The strings of a list of lists, of any depth."""
     if isinstance(value, str):
         return [value]
-    return [text for each in value for text in _flat(each)] if isinstance(value, list) else []
+    return [text for each in value for text in flat(each)] if isinstance(value, list) else []
 
 
 def _in_block(name: str, listed: list[str]) -> bool | None:
@@ -201,7 +202,7 @@ def _auto_round(
 ) -> Iterator[tuple[str, Asked, Verdict]]:
     extra = {str(k): v for k, v in (config.get("extra_config") or {}).items() if isinstance(v, dict)}
     blocks = config.get("block_name_to_quantize") or config.get("to_quant_block_names")
-    listed = blocks.split(",") if isinstance(blocks, str) else _flat(blocks)
+    listed = blocks.split(",") if isinstance(blocks, str) else flat(blocks)
     listed = [each.strip() for each in listed]
     default = int(config.get("bits") or 4)
     mapped_extra = {_map(k): v for k, v in extra.items()}
@@ -292,17 +293,23 @@ def _modelopt(
 ) -> Iterator[tuple[str, Asked, Verdict]]:
     ignored = ignored_of(config)
     where = "exclude_modules" if isinstance(config.get("quantization"), dict) else "ignore"
+    mapped = to_listed(ignored)
+    for asked in saved:
+        yield where, asked, lambda name: not any(fnmatchcase(name, each) or each == name for each in ignored)
+    for asked in engine:
+        yield f"{where} (fused)", asked, lambda name: not_excluded(name, mapped)
+
+
+def to_listed(ignored: list[str]) -> list[str]:
+    """ModelOpt's list after vLLM's `apply_vllm_mapper`: `x*` split in two, prefixes renamed."""
     mapped: list[str] = []
     for each in ignored:
         split = len(each) >= 2 and each.endswith("*") and each[-2] != "."
         mapped += [_map(part) for part in ([each[:-1], each[:-1] + ".*"] if split else [each])]
-    for asked in saved:
-        yield where, asked, lambda name: not any(fnmatchcase(name, each) or each == name for each in ignored)
-    for asked in engine:
-        yield f"{where} (fused)", asked, lambda name: _not_excluded(name, mapped)
+    return mapped
 
 
-def _not_excluded(name: str, ignored: list[str]) -> bool | None:
+def not_excluded(name: str, ignored: list[str]) -> bool | None:
     """`is_layer_excluded`, negated; None where the members of a fused layer differ."""
     last = name.rpartition(".")[2]
     if last in FUSED and name not in ignored:
