@@ -1,9 +1,8 @@
 """Model and dataset cards: the YAML on top of README.md, what it implies, and safe HTML for the rest.
 
-Card text is untrusted. Metadata is read with the safe YAML loader and a size limit; text is rendered with raw
-HTML disabled, so that markup in a card is shown, never run. Links keep only safe schemes (markdown-it's own
-check), and relative images are pointed at this repo's files.
-"""
+Card text is untrusted. Metadata is read with the safe YAML loader, a size limit and no aliases; text is
+rendered with raw HTML disabled, so that markup in a card is shown, never run. Links keep only safe schemes
+(markdown-it's own check), and relative images are pointed at this repo's files. """
 
 from __future__ import annotations
 
@@ -29,6 +28,19 @@ def split(text: str) -> tuple[str | None, str]:
     return (found[1], found[2]) if found else (None, text)
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases, with which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a card's metadata")
+        return super().compose_node(parent, index)
+
+
+def _load(block: str) -> Any:
+    return yaml.load(block, Loader=_Loader)
+
+
 def problems(text: str) -> list[str]:
     """Why this card's metadata would be refused; empty when it would not."""
     block, _ = split(text)
@@ -37,7 +49,7 @@ def problems(text: str) -> list[str]:
     if len(block) > MAX_METADATA_CHARS:
         return [f"the metadata is longer than {MAX_METADATA_CHARS} characters"]
     try:
-        data = yaml.safe_load(block)
+        data = _load(block)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         return [f"YAML Metadata Error: {' '.join(str(error).split())}"]
     if data is None:
@@ -59,7 +71,7 @@ def _metadata(text: str) -> dict[str, Any]:
     block, _ = split(text)
     if block is None or problems(text):
         return {}
-    data = yaml.safe_load(block)
+    data = _load(block)
     return _jsonable(data) if isinstance(data, dict) else {}
 
 

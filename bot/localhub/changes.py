@@ -54,7 +54,7 @@ class Changes:
             "lfsFile": self._lfs_file,
             "deletedFile": self._deleted,
             "deletedFolder": self._deleted,
-        }.get(item.get("key"))
+        }.get(str(item.get("key")))
         if take is None:
             raise BadRequest(f"unknown operation in a commit: {str(item.get('key'))[:40]!r}")
         take(item["key"], value)

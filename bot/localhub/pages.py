@@ -25,7 +25,7 @@ from starlette.routing import Route
 from bot.localhub import cards, describe, diffs
 from bot.localhub.accounts import Action
 from bot.localhub.discussions import Discussions
-from bot.localhub.errors import EntryNotFound, HubError
+from bot.localhub.errors import EntryNotFound, HubError, RepoNotFound
 from bot.localhub.http import COOKIE, Call, identify_page
 from bot.localhub.repos import Repo
 from bot.localhub.shelf import Collection, Shelf
@@ -308,7 +308,9 @@ def _page(path: str, handler: Callable[[Call], Response]) -> Route:
         try:
             return await run_in_threadpool(handler, call)
         except HubError as error:
-            return _html(call, "error", error.status, message=error.message, status_code=error.status)
+            status = 404 if isinstance(error, RepoNotFound) else error.status
+            message = "Repository not found" if isinstance(error, RepoNotFound) else error.message
+            return _html(call, "error", status, message=message, status_code=status)
 
     return Route(path, endpoint, methods=["GET"])
 

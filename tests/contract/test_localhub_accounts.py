@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from contract.conftest import ROOT_USER, Hub, ask
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from bot import localhub
 from bot.localhub import accounts
-from contract.conftest import ROOT_USER, Hub, ask
 
 pytestmark = pytest.mark.contract
 
