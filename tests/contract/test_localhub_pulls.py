@@ -67,8 +67,13 @@ def test_second_commit_and_merge_are_one_commit_on_main(hub: Hub, repo: str) -> 
     assert len(after) == len(before) + 1
     assert after[1].commit_id == before[0].commit_id
     assert hub.api.list_repo_files(repo) == [
-        ".gitattributes", "a.txt", "b.txt", "c.txt", "meanwhile.txt", "model.safetensors",
-    ]  # fmt: skip
+        ".gitattributes",
+        "a.txt",
+        "b.txt",
+        "c.txt",
+        "meanwhile.txt",
+        "model.safetensors",
+    ]
     with pytest.raises(HfHubHTTPError):
         hub.api.merge_pull_request(repo, commit.pr_num or 0)
 
