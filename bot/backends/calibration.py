@@ -37,11 +37,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from bot.backends.lengths import cut, subset_targets
 from bot.backends.report import Report
 from bot.backends.rows import image_rows, text_rows
 from bot.errors import InputError, RecipeError
 from bot.models import BackendJob, CalibrationUse, read_json, write_json
-from bot.recipe import UNPINNED, CalibrationSet, Lengths, Recipe
+from bot.recipe import UNPINNED, CalibrationSet, Recipe
 
 Sample = dict[str, torch.Tensor]
 _TOKENIZER_FILES = (
@@ -216,43 +217,6 @@ def _documents(
             passed["empty"] += 1
 
 
-def cut(
-    documents: Iterable[list[int]], lengths: Lengths, num_samples: int, joint: list[int], passed: Counter[str]
-) -> Iterator[list[int]]:
-    """Token ids of samples from those of documents, as `lengths` says; at most `num_samples` of them."""
-    if lengths.mode == "spread":
-        yield from _spread(documents, lengths, num_samples, joint)
-        return
-    shortest = lengths.max_tokens if lengths.mode == "exact" else lengths.min_tokens
-    for ids in documents:
-        if len(ids) < shortest:
-            passed[f"shorter than {shortest} tokens"] += 1
-        else:
-            yield ids[: lengths.max_tokens]
-
-
-def _spread(
-    documents: Iterable[list[int]], lengths: Lengths, num_samples: int, joint: list[int]
-) -> Iterator[list[int]]:
-    source = iter(documents)
-    for target in spread_lengths(lengths, num_samples):
-        ids: list[int] = []
-        while len(ids) < target:
-            document = next(source, None)
-            if document is None:
-                return
-            ids += [*joint, *document] if ids else document
-        yield ids[:target]
-
-
-def spread_lengths(lengths: Lengths, num_samples: int) -> list[int]:
-    """`num_samples` lengths, evenly from the shortest to the longest; a single one is the longest."""
-    if num_samples == 1:
-        return [lengths.max_tokens]
-    step = (lengths.max_tokens - lengths.min_tokens) / (num_samples - 1)
-    return [round(lengths.min_tokens + step * i) for i in range(num_samples)]
-
-
 # ── image and text ─────────────────────────────────────────────────────────────────────────
 
 
@@ -279,12 +243,6 @@ def _image_samples(spec: CalibrationSet, seed: int, base: Path, passed: Counter[
                 count += 1
             else:
                 passed[f"not within {spec.lengths.min_tokens}–{spec.lengths.max_tokens} tokens"] += 1
-
-
-def subset_targets(num_samples: int, subsets: list[str]) -> dict[str, int]:
-    """Samples a subset: as even as can be, the first ones taking the rest."""
-    share, rest = divmod(num_samples, max(1, len(subsets)))
-    return {subset: share + (index < rest) for index, subset in enumerate(subsets)}
 
 
 def describe(sets: list[SampleSet]) -> str:

@@ -30,15 +30,17 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot.backends import observe
-from bot.backends.calibration import SampleSet
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import BackendError, InputError
 from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse
 from bot.recipe import GptqMethod, Recipe
+
+if TYPE_CHECKING:
+    from bot.backends.calibration import SampleSet
 
 SHORTEST_SAMPLE = 11  # shorter ones are dropped by the tool
 
@@ -126,6 +128,7 @@ def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str]) -> Any
         dynamic=_uncovered(expected),
         device=job.device,
         pack_impl="original",
+        auto_forward_data_parallel=False,
         offload_to_disk_path=str(Path(job.resume_folder) / "offload"),
     )
 

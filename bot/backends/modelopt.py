@@ -30,22 +30,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import safe_open
+from typing import TYPE_CHECKING, Any
 
 from bot.backends import observe
-from bot.backends.calibration import SampleSet
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
-from bot.errors import BackendError
-from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse
+from bot.models import BackendJob, BackendResult, ParameterUse
 from bot.recipe import NvFp4Method, Recipe
+
+if TYPE_CHECKING:
+    from bot.backends.calibration import SampleSet
 
 NVFP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
 FP8_CAST = {"num_bits": (4, 3), "axis": None, "use_constant_amax": True}
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float32)
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -63,8 +60,11 @@ def quantize(
     report.phase("load", 1)
     started = time.monotonic()
     import modelopt.torch.quantization as mtq
+    import torch
     from modelopt.torch.export import export_hf_checkpoint
     from transformers import AutoModelForImageTextToText
+
+    from bot.backends.nvfp4 import weight_errors
 
     placed = {"device_map": "auto"} if job.device == "cuda" else {}
     model = AutoModelForImageTextToText.from_pretrained(
@@ -86,7 +86,7 @@ def quantize(
             max_shard_size=MAX_SHARD_SIZE,
         )
     report.progress(1)
-    modules = _modules(base, Path(job.output_folder), recipe.calibration.num_samples)
+    modules = weight_errors(base, Path(job.output_folder), recipe.calibration.num_samples)
     observe.require_modules(expected, [each.name for each in modules])
     observe.require_finite(modules)
     return BackendResult(
@@ -155,6 +155,8 @@ class Calibrator:
 
     def run(self, model: Any) -> None:
         """The tool's forward loop: one round a layer."""
+        import torch
+
         done = self.resumed + self._rounds
         self._rounds += 1
         finished, total = 0, sum(len(each) for each in self._sets)
@@ -178,56 +180,6 @@ class Calibrator:
     def seen(self) -> list[int]:
         """Samples that reached the last layer, of each set."""
         return self._counts
-
-
-def _modules(base: Path, output: Path, num_samples: int) -> list[ModuleResult]:
-    """Every quantized module of the output, with its weight's relative error; bad input scales are errors."""
-    source = _where(base)
-    found, bad = [], []
-    target = _where(output)
-    for name in sorted(n.removesuffix(".weight_scale_2") for n in target if n.endswith(".weight_scale_2")):
-        parts = {
-            part: _read(target, f"{name}.{part}")
-            for part in ("weight", "weight_scale", "weight_scale_2", "input_scale")
-        }
-        scale = float(parts["input_scale"])
-        if not 0 < scale < float("inf"):
-            bad.append(f"{name}: {scale}")
-        want = _read(source, f"{name}.weight").float()
-        got = dequantize(parts["weight"], parts["weight_scale"], parts["weight_scale_2"])
-        loss = float(torch.linalg.norm(got - want) / torch.linalg.norm(want))
-        found.append(ModuleResult(name=name, loss=loss, num_samples=num_samples, damp=None))
-    if bad:
-        raise BackendError(
-            f"{len(bad)} modules have an input scale that is zero or not finite",
-            where="; ".join(bad[:4]),
-            why="no activation reached them, or one that is NaN or Inf",
-            fix="check the base and the calibration sets",
-        )
-    return found
-
-
-def dequantize(packed: torch.Tensor, scale: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
-    """[out, in] FP32 of `packed` uint8 [out, in/2] (low nibble first) and `scale` E4M3 [out, in/16]."""
-    nibbles = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(1)
-    values = E2M1[nibbles.long()]
-    blocks = values.view(values.shape[0], -1, 16) * scale.float().unsqueeze(-1) * scale_2.float()
-    return blocks.flatten(1)
-
-
-def _where(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
-
-
-def _read(where: dict[str, Path], name: str) -> torch.Tensor:
-    if name not in where:
-        raise BackendError(f"ModelOpt did not write {name}", fix="see its log")
-    with safe_open(where[name], framework="pt") as file:
-        return file.get_tensor(name)
 
 
 def parameters(method: NvFp4Method) -> list[ParameterUse]:

@@ -14,14 +14,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
 
-from bot.backends.calibration import SampleSet
 from bot.errors import BackendError, InputError
 from bot.models import CalibrationUse, ModuleResult
 from bot.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from bot.backends.calibration import SampleSet
 
 LAYER = re.compile(r"^(model\.language_model\.layers\.(\d+))\.(.+)\.weight$")
 MTP_PREFIX = "mtp."
@@ -31,7 +35,7 @@ def tensor_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     """Name → shape of every tensor of the base, from the headers of its safetensors files."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(base.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 shapes[name] = tuple(file.get_slice(name).get_shape())
     if not shapes:
@@ -132,6 +136,8 @@ def peak_memory_bytes() -> int:
 
 def peak_gpu_memory_bytes() -> int | None:
     """The most GPU memory that tensors held at once; None on a CPU."""
+    import torch
+
     if not torch.cuda.is_available():
         return None
     devices = range(torch.cuda.device_count())

@@ -10,19 +10,20 @@ operators are there.
 from __future__ import annotations
 
 import sys
-
-import torch
+from typing import Any
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: torch.library.Library | None = None  # dropping it would drop the declarations
+_library: Any = None  # dropping it would drop the declarations
 
 
 def declare_missing() -> list[str]:
     """Make torchvision importable; returns what was done, for the evidence."""
     global _library
+    import torch
+
     if _library is None:
         try:
             import torchvision  # noqa: F401

@@ -4,16 +4,15 @@ The checkpoint comes out in `work/quantized/`, as the tool wrote it; `repair` wo
 there only whole: the worker writes beside it and renames. What an interrupted run can go on from (samples,
 finished layers) lies in `work/resume/`, and is dropped when the inputs are no longer the same.
 
-A no-op when nothing that it depends on has changed: release key, device, the bytes of the base's files, the
-environment. Two processes follow each other (see `bot.backends.worker`): the one that has the network and the
-reading token draws the samples, the one that runs the quantizer over downloaded files has neither.
+A no-op when nothing that it depends on has changed: release key, recipe, device, the bytes of the base's
+files, the environment. Two processes follow each other (see `bot.backends.worker`): the one that has the
+network and the reading token draws the samples, the one that runs the quantizer over downloaded files has
+neither.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -24,14 +23,13 @@ from pathlib import Path
 from typing import Literal
 
 from bot import log
-from bot.edges import process
+from bot.edges import machine, process
 from bot.edges.environment import Environment
 from bot.errors import InfrastructureError, InputError
 from bot.models import (
     BackendJob,
     BackendResult,
     FileDigest,
-    Hardware,
     QuantizeEvidence,
     Release,
     read_json,
@@ -39,7 +37,8 @@ from bot.models import (
 )
 from bot.recipe import Recipe
 
-WEIGHT_SPARE = 1.5  # free disk, as a share of the base's size: the output, and what the tools put aside
+SPARE = 1.5  # free disk, as a share of the base's size: the output, and what the tools put aside
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 Device = Literal["cpu", "cuda"]
 
 
@@ -55,12 +54,13 @@ def quantize(
 ) -> QuantizeEvidence:
     """Make `work/quantized/` and `work/evidence/quantize.json` from the base in `base_folder`.
 
-    `extra_env` is what the drawing of calibration samples needs beyond the ordinary environment:
-    `HF_ENDPOINT`, `HF_HOME`, a reading token. Raises BackendError, InputError, InfrastructureError.
+    `extra_env` is what drawing calibration samples needs beyond the ordinary environment: `HF_ENDPOINT`,
+    `HF_HOME`, a reading token. `timeout_s` bounds each of the two processes. Raises what the backend raised
+    (BackendError, InputError, RecipeError), or InfrastructureError.
     """
     device: Device = "cuda" if environment.name.endswith("cuda") else "cpu"
-    base_files = _digests(base_folder, "*.safetensors") + _digests(base_folder, "*.json", "*.jinja", "*.txt")
-    inputs = inputs_digest(release, base_files, environment, device)
+    base_files = digests(base_folder, "*.safetensors", "*.json", "*.jinja", "*.txt")
+    inputs = inputs_digest(release, recipe, base_files, environment)
     evidence_file, output, resume = work / "evidence" / "quantize.json", work / "quantized", work / "resume"
     if standing := _standing(evidence_file, output, inputs):
         log.info(f"  unchanged since {standing.started_at}: nothing to quantize")
@@ -68,52 +68,19 @@ def quantize(
     evidence_file.unlink(missing_ok=True)
     _keep_resume_for(resume, inputs)
     _refuse_full_disk(work, base_files)
-    job = BackendJob(
-        backend=recipe.method.backend,
-        base_folder=str(base_folder.resolve()),
-        base=release.base,
-        output_folder=str(output.resolve()),
-        resume_folder=str(resume.resolve()),
-        result_file=str((work / "quantize-result.json").resolve()),
-        recipe=recipe.model_dump(mode="json"),
-        device=device,
-        num_threads=num_threads(),
-    )
-    job_file = work / "quantize-job.json"
-    write_json(job_file, job)
+    job = _job(release, recipe, base_folder, work, device)
     started_at, started = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    argv = [str(environment.python), "-m", "bot.backends.worker"]
-    log_file = work / "logs" / "quantize.log"
-    with _importable() as path:
-        env = _environment_variables(work, path, job.num_threads)
-        online = {**env, **extra_env}
-        offline = env | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        error_file = Path(job.result_file + ".error")
-        for phase, variables in (("calibrate", online), ("quantize", offline)):
-            with _Shown() as shown:
-                child = process.run(
-                    [*argv, phase, str(job_file.resolve())],
-                    env=variables,
-                    cwd=work,
-                    log_file=log_file,
-                    on_event=shown.event,
-                    timeout_s=timeout_s,
-                    error_file=error_file,
-                )
-    result = read_json(Path(job.result_file), BackendResult)
-    result = result.model_copy(
-        update={"peak_memory_bytes": max(result.peak_memory_bytes, child.peak_memory_bytes)}
-    )
+    result = _run(job, work, environment, extra_env, timeout_s)
     evidence = QuantizeEvidence(
         inputs_digest=inputs,
         command="python -m bot.backends.worker quantize quantize-job.json",
         environment=environment.name,
         environment_digest=environment.digest,
-        hardware=hardware(environment),
+        hardware=machine.hardware(cuda=device == "cuda", python=environment.versions.get("python", "")),
         started_at=started_at,
         wall_s=time.monotonic() - started,
         result=result,
-        output_files=_digests(output, "*"),
+        output_files=digests(output, "*"),
     )
     write_json(evidence_file, evidence)
     shutil.rmtree(resume, ignore_errors=True)
@@ -121,17 +88,23 @@ def quantize(
 
 
 def inputs_digest(
-    release: Release, base_files: list[FileDigest], environment: Environment, device: str
+    release: Release, recipe: Recipe, base_files: list[FileDigest], environment: Environment
 ) -> str:
     """sha256 over all that the output depends on."""
-    parts = [release.key, release.base.revision, release.recipe_digest, environment.digest, device]
+    parts = [release.key, release.base.revision, recipe.digest(), environment.name, environment.digest]
     parts += [f"{each.path} {each.sha256}" for each in base_files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def num_threads() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def digests(folder: Path, *patterns: str) -> list[FileDigest]:
+    """sha256 of the files in `folder`, read in blocks."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    found = []
+    for path in paths:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(FileDigest(path=path.name, size_bytes=path.stat().st_size, sha256=digest))
+    return found
 
 
 def _standing(evidence_file: Path, output: Path, inputs: str) -> QuantizeEvidence | None:
@@ -141,10 +114,8 @@ def _standing(evidence_file: Path, output: Path, inputs: str) -> QuantizeEvidenc
         evidence = read_json(evidence_file, QuantizeEvidence)
     except InputError:
         return None
-    whole = all(
-        (output / each.path).is_file() and (output / each.path).stat().st_size == each.size_bytes
-        for each in evidence.output_files
-    )
+    files = [(output / each.path, each.size_bytes) for each in evidence.output_files]
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in files)
     return evidence if whole and evidence.inputs_digest == inputs else None
 
 
@@ -160,7 +131,7 @@ def _keep_resume_for(resume: Path, inputs: str) -> None:
 
 
 def _refuse_full_disk(work: Path, base_files: list[FileDigest]) -> None:
-    needed = int(sum(each.size_bytes for each in base_files) * WEIGHT_SPARE)
+    needed = int(sum(each.size_bytes for each in base_files) * SPARE)
     free = shutil.disk_usage(work).free
     if free < needed:
         raise InfrastructureError(
@@ -170,19 +141,64 @@ def _refuse_full_disk(work: Path, base_files: list[FileDigest]) -> None:
         )
 
 
+def _job(release: Release, recipe: Recipe, base_folder: Path, work: Path, device: Device) -> BackendJob:
+    return BackendJob(
+        backend=recipe.method.backend,
+        base_folder=str(base_folder.resolve()),
+        base=release.base,
+        output_folder=str((work / "quantized").resolve()),
+        resume_folder=str((work / "resume").resolve()),
+        result_file=str((work / "quantize-result.json").resolve()),
+        recipe=recipe.model_dump(mode="json"),
+        device=device,
+        num_threads=machine.num_threads(),
+    )
+
+
+def _run(
+    job: BackendJob,
+    work: Path,
+    environment: Environment,
+    extra_env: Mapping[str, str],
+    timeout_s: float | None,
+) -> BackendResult:
+    job_file, error_file = work / "quantize-job.json", Path(job.result_file + ".error")
+    write_json(job_file, job)
+    Path(job.result_file).unlink(missing_ok=True)
+    peak = 0
+    with _importable() as path:
+        env = _variables(job, path)
+        for phase, more in (("calibrate", dict(extra_env)), ("quantize", OFFLINE)):
+            error_file.unlink(missing_ok=True)
+            with _Shown() as shown:
+                child = process.run(
+                    [str(environment.python), "-m", "bot.backends.worker", phase, str(job_file.resolve())],
+                    env={**env, **more},
+                    cwd=work,
+                    log_file=work / "logs" / "quantize.log",
+                    on_event=shown.event,
+                    on_tick=shown.tick,
+                    timeout_s=timeout_s,
+                    error_file=error_file,
+                )
+            peak = max(peak, child.peak_memory_bytes)
+    result = read_json(Path(job.result_file), BackendResult)
+    return result.model_copy(update={"peak_memory_bytes": max(result.peak_memory_bytes, peak)})
+
+
 @contextmanager
 def _importable() -> Iterator[str]:
     """A folder that holds the package `bot` and nothing else, for PYTHONPATH.
 
-    The folder that the bot was imported from may be a site-packages, whose other packages would hide those of
-    the quantizer environment.
+    The folder that the bot was imported from may be a site-packages, whose other packages would hide those
+    of the quantizer environment.
     """
     with tempfile.TemporaryDirectory(prefix="release-bot-") as folder:
         (Path(folder) / "bot").symlink_to(Path(__file__).resolve().parents[1])
         yield folder
 
 
-def _environment_variables(work: Path, path: str, threads: int) -> dict[str, str]:
+def _variables(job: BackendJob, path: str) -> dict[str, str]:
     return process.inherited() | {
         "PYTHONPATH": path,
         "PYTHONSAFEPATH": "1",
@@ -190,21 +206,23 @@ def _environment_variables(work: Path, path: str, threads: int) -> dict[str, str
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(job.num_threads),
         # Threads that wait by sleeping: spinning ones cost a factor of ten when the cores are shared.
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
-        "HF_HOME": str((work / "resume" / "hf-home").resolve()),
+        "HF_HOME": str(Path(job.resume_folder) / "hf-home"),
     }
 
 
 class _Shown:
-    """The worker's events as a progress line a phase."""
+    """The worker's events as a progress line a phase, redrawn while nothing comes."""
 
     def __init__(self) -> None:
         self._progress: log.Progress | None = None
+        self._done = 0.0
+        self._note = ""
 
     def __enter__(self) -> _Shown:
         return self
@@ -218,54 +236,18 @@ class _Shown:
         """Show one event."""
         kind = event.get("event")
         if kind == "phase":
-            self.__exit__(None, None, None)
+            self.__exit__()
             self._progress = log.Progress(str(event.get("label")), total=float(event.get("total") or 0))
-        elif kind == "progress" and self._progress:
-            self._progress.update(float(event.get("done") or 0), note=str(event.get("note") or ""))
+            self._done, self._note = 0.0, ""
+        elif kind == "progress":
+            self._done, self._note = float(event.get("done") or 0), str(event.get("note") or "")
         elif kind == "note":
+            if self._progress:
+                self._progress.__exit__()  # ends the line that is being redrawn
             log.info(f"  {event.get('text')}")
+        self.tick()
 
-
-def _digests(folder: Path, *patterns: str) -> list[FileDigest]:
-    """sha256 of the files in `folder`, read in blocks."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    found = []
-    for path in paths:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append(FileDigest(path=path.name, size_bytes=path.stat().st_size, sha256=digest))
-    return found
-
-
-def hardware(environment: Environment) -> Hardware:
-    """This machine, without its name."""
-    gpu, gpu_memory = _gpu() if environment.name.endswith("cuda") else (None, None)
-    return Hardware(
-        cpu=_cpu(),
-        num_cores=num_threads(),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpu=gpu,
-        gpu_memory_bytes=gpu_memory,
-        platform=f"{platform.system()} {platform.machine()}",
-        python=environment.versions.get("python", ""),
-    )
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _gpu() -> tuple[str | None, int | None]:
-    import subprocess
-
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        name, _, mib = out.splitlines()[0].rpartition(",")
-        return name.strip(), int(mib) * 2**20
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None, None
+    def tick(self) -> None:
+        """Show that time passes."""
+        if self._progress:
+            self._progress.update(self._done, note=self._note)
