@@ -43,6 +43,7 @@ def describe(checkpoint: Checkpoint, state: RepoState, *, base: Base, head: str)
         num_mtp_tensors=sum(name.startswith("mtp.") for name in tensors),
         num_visual_tensors=sum(name.startswith("model.visual.") for name in tensors),
         license=_text(state.card, "license") or "unknown",
+        license_name=_text(state.card, "license_name") or None,
         license_link=_text(state.card, "license_link") or None,
         pipeline_tag=_text(state.card, "pipeline_tag") or "image-text-to-text",
         languages=[str(each) for each in _listed(state.card.get("language"))],

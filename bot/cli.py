@@ -361,9 +361,11 @@ def _repair(arguments: argparse.Namespace) -> int:
         _print(report.model_dump(mode="json"))
         return 0
     for action in report.actions:
-        log.info(f"  {action.kind}: {action.detail}")
+        log.info(f"  {action.kind}: {action.detail} ({', '.join((action.tensors or action.files)[:4])})")
     for left in report.unrepaired:
-        log.warning(f"not repaired: {left}")
+        log.warning(
+            f"not repaired: {left.kind}: {left.detail} ({', '.join(left.tensors[:4] or left.files[:4])})"
+        )
     log.info("repaired" if report.changed else "nothing to repair")
     return 0
 

@@ -39,7 +39,8 @@ def load(start: Path | None = None) -> Config:
 
 def _table(path: Path) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("release-bot")
+        found: dict[str, Any] | None = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("release-bot")
+        return found
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise UsageError(
             f"the configuration cannot be read: {e}", where=str(path), fix="mend the file"

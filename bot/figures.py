@@ -14,8 +14,10 @@ NUMBER = re.compile(r"(?<![\w.])[+\N{MINUS SIGN}-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d
 
 
 def gib(size_bytes: float) -> str:
-    """Bytes as GiB, or MiB below a tenth of one: `19.53 GiB`, `10.4 MiB`."""
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 0.1 * 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+    """Bytes as GiB, below a tenth of one as MiB, then KiB: `19.53 GiB`, `10.4 MiB`, `2.1 KiB`."""
+    if size_bytes >= 0.1 * 2**30:
+        return f"{size_bytes / 2**30:.2f} GiB"
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 0.1 * 2**20 else f"{size_bytes / 2**10:.1f} KiB"
 
 
 def count(value: int) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bot.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 CommitSha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
@@ -181,6 +181,7 @@ class BaseEvidence(Model):
     num_mtp_tensors: int
     num_visual_tensors: int
     license: str
+    license_name: str | None
     license_link: str | None
     pipeline_tag: str
     languages: list[str]

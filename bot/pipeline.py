@@ -151,12 +151,29 @@ def run(job: Job, *, until: str | None = None, only: str | None = None) -> Summa
     last = until or ("publish" if job.hub.embedded else "card")
     names = [only] if only else STAGES[: STAGES.index(last) + 1]
     states: dict[str, str] = {}
+    if not only and "upload" in names and (done := _done_elsewhere(job)):
+        return summary(job, dict.fromkeys(names, done))
     with job.workspace.locked():
         for name in names:
             with log.step(name):
                 states[name] = "done" if _RUNNERS[name](job) else "unchanged"
                 log.info(f"  {states[name]}")
     return summary(job, states)
+
+
+def _done_elsewhere(job: Job) -> str | None:
+    """`staged` or `published` when the Hub holds this key and this folder did not put it there.
+
+    Such work is not done again: quantizing twice gives other bytes. Raises Refused when it was refused.
+    """
+    if job.workspace.evidence("upload").is_file():
+        return None
+    found = upload.standing(job.release, job.hub)
+    if found is None:
+        return None
+    state = "published" if found.status == "merged" else "staged"
+    log.info(f"  {state} already; nothing to do")
+    return state
 
 
 def summary(job: Job, states: dict[str, str]) -> Summary:
@@ -227,7 +244,10 @@ def _repair(job: Job) -> bool:
     _copy_by_links(space.quantized, space.checkpoint)
     report = repair.repair(space.checkpoint, base=_base_source(job), recipe=job.recipe)
     for action in report.actions:
-        log.info(f"  {action.kind}: {action.detail}")
+        log.info(f"  {action.kind}: {action.detail} ({', '.join((action.tensors or action.files)[:4])})")
+    for left in report.unrepaired:
+        log.warning(f"not repaired: {left.kind}: {left.detail}")
+    report = report.model_copy(update={"path": job.release.target_repo})  # no path of this host in evidence
     found = RepairEvidence(inputs_digest=inputs, wall_s=round(time.monotonic() - started, 3), report=report)
     write_json(space.evidence("repair"), found)
     return True

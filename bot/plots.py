@@ -31,7 +31,7 @@ def draw(evidence: Evidence, folder: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    style = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": MUTED}
+    style: Any = {"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.edgecolor": MUTED}
     with pyplot.rc_context(style):
         for plot in PLOTS:
             path = folder / plot.path
@@ -72,18 +72,22 @@ def _size(evidence: Evidence, pyplot: Any) -> Any:
 
 
 def _distance(evidence: Evidence, pyplot: Any) -> Any:
-    """Relative error of each module by layer, one colour a kind of module."""
+    """Relative error of each module by layer, one colour and one place beside the layer a kind of module."""
     kinds: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for module in evidence.audit.report.distance.modules:
-        layer = re.search(r"\.layers\.(\d+)\.", module.name)
-        kinds[module.name.rsplit(".", 1)[-1]].append((int(layer[1]) if layer else 0, module.relative_error))
-    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
+        layer = re.search(r"\.layers\.(\d+)\.(.+)", module.name)
+        kinds[layer[2] if layer else module.name].append(
+            (int(layer[1]) if layer else 0, module.relative_error)
+        )
+    figure, axes = pyplot.subplots(figsize=(8, 3.4), layout="constrained")
     for index, (kind, points) in enumerate(sorted(kinds.items())):
-        marker = "os^Dv"[index // len(COLOURS) % 5]
+        beside = (index - (len(kinds) - 1) / 2) / len(kinds) * 0.6
         xs, ys = zip(*sorted(points), strict=True)
-        axes.plot(xs, ys, marker, color=COLOURS[index % len(COLOURS)], markersize=5, label=kind, alpha=0.9)
-    axes.set(xlabel="decoder layer", ylabel="relative error")
-    axes.set_ylim(bottom=0)
+        marker = "os^Dv"[index // len(COLOURS) % 5]
+        xs = [x + beside for x in xs]
+        axes.plot(xs, ys, marker, color=COLOURS[index % len(COLOURS)], markersize=4.5, label=kind)
+    highest = max((y for points in kinds.values() for _, y in points), default=0.0)
+    axes.set(xlabel="decoder layer", ylabel="relative error", ylim=(0, highest * 1.15 or 1))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color="#d8dee4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

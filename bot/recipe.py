@@ -223,6 +223,7 @@ class CardText(_Model):
 
     headline: str
     summary: str
+    library_name: str
     limits: list[str]
     references: list[Reference] = Field(min_length=1)
     tags: list[str]
@@ -276,8 +277,11 @@ class Recipe(_Model):
 
     def unpinned(self) -> list[str]:
         """The data sets whose revision is still `unpinned`."""
-        sets = [*self.calibration.sets, self.evaluation]
-        return sorted({each.dataset for each in sets if each.revision == UNPINNED})
+        return sorted({each.dataset for each in self.sets() if each.revision == UNPINNED})
+
+    def sets(self) -> list[CalibrationSet | EvaluationSet]:
+        """Every data set that the recipe names."""
+        return [*self.calibration.sets, self.evaluation]
 
     def datasets(self) -> list[str]:
         """The ids of the calibration sets, in order, each once."""
@@ -361,7 +365,7 @@ def _refuse_aliases(text: str, where: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise RecipeError(
                 "aliases (*name) are not allowed: a recipe shows each value where it acts",
-                where=f"{where}:{event.start_mark.line + 1}",
+                where=f"{where}:{event.start_mark.line + 1 if event.start_mark else 1}",
                 fix="write the value out",
             )
 

@@ -12,8 +12,7 @@ from bot.recipe import UNPINNED, Recipe
 
 def current_revisions(recipe: Recipe, hub: Hub, *, update: bool) -> dict[str, str]:
     """Data set id → commit sha of its main branch, for those that are unpinned (`update`: for all)."""
-    sets = [*recipe.calibration.sets, recipe.evaluation]
-    wanted = {each.dataset for each in sets if update or each.revision == UNPINNED}
+    wanted = {each.dataset for each in recipe.sets() if update or each.revision == UNPINNED}
     return {dataset: hub.head(dataset, repo_type="dataset") for dataset in sorted(wanted)}
 
 
@@ -36,7 +35,7 @@ def for_embedded_hub(recipe: Recipe, hub: Hub) -> tuple[Recipe, dict[str, str]]:
     nowhere but to an embedded Hub.
     """
     replaced = {}
-    for each in [*recipe.calibration.sets, recipe.evaluation]:
+    for each in recipe.sets():
         pinned = each.revision != UNPINNED and hub.has_revision(
             each.dataset, each.revision, repo_type="dataset"
         )

@@ -47,7 +47,7 @@ def write_card(card: Path, target: Path, title: str) -> Path:
 
     text = (card / "README.md").read_text(encoding="utf-8")
     # markdown-it refuses data: images in text, so images are addressed after parsing.
-    body = cards.render(text, embedded)
+    body = cards.render(text, image=embedded)
     write_atomically(
         target, _page(title, '<p class="note">Rehearsal on the embedded Hub</p>' + body).encode()
     )

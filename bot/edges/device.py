@@ -15,8 +15,8 @@ Device = Literal["cpu", "cuda"]
 def device() -> Device:
     """`cuda` where the driver lists a GPU, else `cpu`; RELEASE_BOT_DEVICE overrides."""
     wanted = os.environ.get("RELEASE_BOT_DEVICE", "")
-    if wanted == "cpu" or wanted == "cuda":
-        return wanted
+    if wanted in ("cpu", "cuda"):
+        return "cuda" if wanted == "cuda" else "cpu"
     if wanted:
         raise UsageError(f"RELEASE_BOT_DEVICE is {wanted!r}", fix="set it to cpu or cuda, or unset it")
     if not shutil.which("nvidia-smi"):

@@ -111,7 +111,9 @@ class Hub:
     def state(self, repo_id: str, revision: str | None = None, *, repo_type: RepoType = "model") -> RepoState:
         """The repo at `revision` (default: its main branch), files with their digests."""
         with translated(f"{repo_id}@{revision or 'main'}"):
-            info = self.api.repo_info(repo_id, revision=revision, repo_type=repo_type, files_metadata=True)
+            info: Any = self.api.repo_info(
+                repo_id, revision=revision, repo_type=repo_type, files_metadata=True
+            )
         files = {}
         for each in info.siblings or []:
             sha256 = each.lfs.sha256 if each.lfs else None

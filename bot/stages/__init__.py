@@ -1,1 +1,1 @@
-"""One file a stage. Stages import the models and the edges, never each other; the pipeline knows their order."""
+"""One file a stage. Stages know the models and the edges, never each other; the pipeline knows the order."""

@@ -65,13 +65,15 @@ def metadata(evidence: Evidence) -> str:
     content: dict[str, Any] = {
         "base_model": base.base.repo_id,
         "base_model_relation": "quantized",
-        "library_name": "transformers",
+        "library_name": recipe.card.library_name,
         "pipeline_tag": base.pipeline_tag,
         "license": base.license,
         "datasets": recipe.datasets(),
         "tags": [*recipe.card.tags, f"release-{evidence.release.key}"],
         "quantized_by": "release-bot",
     }
+    if base.license_name:
+        content["license_name"] = base.license_name
     if base.license_link:
         content["license_link"] = base.license_link
     if base.languages:
@@ -102,7 +104,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "release": evidence.release,
         "base": base,
         "base_bits_per_weight": base.tensor_bytes * 8 / base.num_parameters,
-        "links": {"base": f"{HUB}/{quote(base.base.repo_id)}"},
+        "base_link": _base_link(evidence.release),
         "inventory": report.inventory,
         "components": [
             (component_name(row.part, row.packed), row, row.num_modules if row.packed else row.num_tensors)
@@ -114,15 +116,36 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "calibration": evidence.quantize.result.calibration,
         "quantize": evidence.quantize,
         "command": command(evidence.release),
-        "repairs": evidence.repair.report.actions,
+        "repairs": _repairs(evidence),
         "audit": {
             "num_passed": sum(c.status == "passed" for c in report.checks),
             "num_failed": sum(c.status == "failed" for c in report.checks),
+            "status": {c.id: c.status for c in report.checks},
+            "detail": {c.id: c.detail for c in report.checks},
             "not_applicable": [c.id for c in report.checks if c.status == "skipped"],
         },
         "upload": evidence.upload,
         "plots": plots.PLOTS,
     }
+
+
+def _base_link(release: Release) -> str:
+    """The base as a link; a stand-in on an embedded Hub is named only, since elsewhere it does not exist."""
+    name = markdown(release.base.repo_id)
+    return name if release.endpoint_kind == "embedded" else f"[{name}]({HUB}/{quote(release.base.repo_id)})"
+
+
+def _repairs(evidence: Evidence) -> list[tuple[str, str, list[str]]]:
+    """Repairs of one kind as one line, with the files or tensors they touched."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for action in evidence.repair.report.actions:
+        touched = action.tensors or action.files
+        rows.setdefault((action.kind, action.detail), []).extend(touched)
+    return [(kind, detail, _shortened(sorted(set(things)))) for (kind, detail), things in rows.items()]
+
+
+def _shortened(names: list[str], most: int = 8) -> list[str]:
+    return names if len(names) <= most else [*names[:most], "…"]
 
 
 def render_to(folder: Path, evidence: Evidence) -> bool:

@@ -105,9 +105,10 @@ def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str,
     if not hub.exists(release.target_repo):  # a token that only opens pull requests cannot create it
         hub.create_private(release.target_repo)
     main = hub.state(release.target_repo)
-    existing = _existing(release, hub)
+    existing = standing(release, hub)
+    removed: list[str] = []
     if existing:
-        num, parent, removed = existing.num, _parent(hub, release.target_repo, existing, main), []
+        num, parent = existing.num, _parent(hub, release.target_repo, existing, main)
     else:
         num, removed = _open(release, files, main, hub)
         parent = main.revision
@@ -129,8 +130,13 @@ def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str,
     )
 
 
-def _existing(release: Release, hub: Hub) -> PullRequest | None:
-    """Our pull request for this key, if there is one; a closed one means that a person said no."""
+def standing(release: Release, hub: Hub) -> PullRequest | None:
+    """Our pull request for this key, open or merged, if there is one.
+
+    Raises Refused when it is closed: a person said no.
+    """
+    if not hub.exists(release.target_repo):
+        return None
     me = hub.api.whoami()["name"]
     title = f"Release {release.key}:"
     ours = [
@@ -145,7 +151,7 @@ def _existing(release: Release, hub: Hub) -> PullRequest | None:
             where=f"{hub.url(release.target_repo)}/discussions/{newest.num}",
             fix="reopen that pull request, or change the recipe (another key) and run again",
         )
-    log.info(f"pull request {newest.num} already holds this release ({newest.status})")
+    log.info(f"  pull request {newest.num} already holds this release ({newest.status})")
     return newest
 
 

@@ -77,7 +77,7 @@ class Case:
         return BaseEvidence(
             base=Base(repo_id=self.base_repo, revision=revision), head=revision, model_type="qwen3_5",
             architectures=[], num_parameters=1, num_tensors=1, tensor_bytes=2, bytes_by_part={}, num_mtp_tensors=0,
-            num_visual_tensors=0, license="apache-2.0", license_link=None, pipeline_tag="text-generation",
+            num_visual_tensors=0, license="apache-2.0", license_name=None, license_link=None, pipeline_tag="text-generation",
             languages=[], files=[],
         )  # fmt: skip
 
