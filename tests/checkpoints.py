@@ -18,8 +18,9 @@ import numpy as np
 HIDDEN, INTER, VOCAB, LAYERS = 256, 512, 320, 4
 VISION_HIDDEN, VISION_INTER, VISION_BLOCKS = 64, 128, 2
 QUANTIZED = (
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-    "self_attn.o_proj", "linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.out_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.out_proj",
 )  # fmt: skip
 PACKINGS = ("gptq", "gptq_v2", "auto_round:auto_gptq", "auto_round", "nvfp4")
 RECIPE_OF = {"gptq": "gptq-w4a16-g128", "auto_round:auto_gptq": "autoround-w4a16-g128", "nvfp4": "nvfp4"}
@@ -94,12 +95,12 @@ def _layer(full: bool) -> dict[str, tuple[int, ...]]:
     return shapes | {
         "linear_attn.in_proj_qkv.weight": (512, HIDDEN),
         "linear_attn.in_proj_z.weight": (256, HIDDEN),
-        "linear_attn.in_proj_a.weight": (4, HIDDEN),
-        "linear_attn.in_proj_b.weight": (4, HIDDEN),
+        "linear_attn.in_proj_a.weight": (8, HIDDEN),
+        "linear_attn.in_proj_b.weight": (8, HIDDEN),
         "linear_attn.out_proj.weight": (HIDDEN, 256),
         "linear_attn.conv1d.weight": (512, 1, 4),
-        "linear_attn.A_log": (4,),
-        "linear_attn.dt_bias": (4,),
+        "linear_attn.A_log": (8,),
+        "linear_attn.dt_bias": (8,),
         "linear_attn.norm.weight": (64,),
     }
 
@@ -117,7 +118,12 @@ def _vision() -> dict[str, tuple[int, ...]]:
         "merger.linear_fc2.weight": (HIDDEN, 4 * h),
         "merger.linear_fc2.bias": (HIDDEN,),
     }
-    linears = {"attn.qkv": (3 * h, h), "attn.proj": (h, h), "mlp.linear_fc1": (inter, h), "mlp.linear_fc2": (h, inter)}
+    linears = {
+        "attn.qkv": (3 * h, h),
+        "attn.proj": (h, h),
+        "mlp.linear_fc1": (inter, h),
+        "mlp.linear_fc2": (h, inter),
+    }
     for i in range(VISION_BLOCKS):
         for norm in ("norm1", "norm2"):
             shapes |= {f"blocks.{i}.{norm}.weight": (h,), f"blocks.{i}.{norm}.bias": (h,)}
@@ -143,11 +149,16 @@ def base_config(*, mtp: bool = True, vision: bool = True) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
     }
-    return config | ({"vision_config": {"depth": VISION_BLOCKS, "hidden_size": VISION_HIDDEN}} if vision else {})
+    return config | (
+        {"vision_config": {"depth": VISION_BLOCKS, "hidden_size": VISION_HIDDEN}} if vision else {}
+    )
 
 
 SIDE_FILES = {
-    "tokenizer.json": {"version": "1.0", "model": {"type": "BPE", "vocab": {"/home": 0, "/tmp/x": 1}, "merges": []}},
+    "tokenizer.json": {
+        "version": "1.0",
+        "model": {"type": "BPE", "vocab": {"/home": 0, "/tmp/x": 1}, "merges": []},
+    },
     "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "model_max_length": 4096},
     "generation_config.json": {"eos_token_id": [1, 2], "temperature": 0.6},
     "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": 4},
@@ -182,7 +193,14 @@ def make_base(folder: Path, *, seed: int = 0, mtp: bool = True, vision: bool = T
 
 
 def pack_int(
-    weight: np.ndarray, *, bits: int, group: int, minus_one: bool, g_idx: bool, signed: bool = False, asym: bool = False
+    weight: np.ndarray,
+    *,
+    bits: int,
+    group: int,
+    minus_one: bool,
+    g_idx: bool,
+    signed: bool = False,
+    asym: bool = False,
 ) -> dict[str, Tensor]:
     """RTN to qweight, qzeros, scales[, g_idx]; `signed` makes every other scale negative, as AutoRound does."""
     out, width = weight.shape
@@ -243,7 +261,9 @@ def pack_nvfp4(weight: np.ndarray) -> dict[str, Tensor]:
     scales = table[scale_codes] * second
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.nan_to_num(w / scales[..., None])
-    codes = np.abs(np.abs(steps)[..., None] - E2M1).argmin(-1).astype(np.uint8) | ((steps < 0) << 3).astype(np.uint8)
+    codes = np.abs(np.abs(steps)[..., None] - E2M1).argmin(-1).astype(np.uint8) | ((steps < 0) << 3).astype(
+        np.uint8
+    )
     flat = codes.reshape(out, width)
     packed = (flat[:, 0::2] | (flat[:, 1::2] << 4)).astype(np.uint8)
     return {
@@ -260,7 +280,8 @@ def pack(weight: np.ndarray, packing: str, **options: Any) -> dict[str, Tensor]:
         return pack_nvfp4(weight)
     auto_round = packing.startswith("auto_round")
     minus_one = packing in ("gptq", "auto_round:auto_gptq")
-    given = {"bits": 4, "group": 128, "minus_one": minus_one, "g_idx": not auto_round, "signed": auto_round} | options
+    given = {"bits": 4, "group": 128, "minus_one": minus_one, "g_idx": not auto_round} | options
+    given.setdefault("signed", auto_round and not given.get("asym"))
     return pack_int(weight, **given)
 
 
@@ -269,7 +290,9 @@ def pack(weight: np.ndarray, packing: str, **options: Any) -> dict[str, Tensor]:
 
 def is_quantized(name: str) -> bool:
     """Whether the shipped recipes pack the weight `name`."""
-    return name.startswith("model.language_model.layers.") and any(name.endswith(f".{q}.weight") for q in QUANTIZED)
+    return name.startswith("model.language_model.layers.") and any(
+        name.endswith(f".{q}.weight") for q in QUANTIZED
+    )
 
 
 def kept_linears(tensors: dict[str, Tensor]) -> list[str]:
@@ -278,11 +301,16 @@ def kept_linears(tensors: dict[str, Tensor]) -> list[str]:
     return sorted(
         name.removesuffix(".weight")
         for name, t in tensors.items()
-        if name.endswith(".weight") and len(t.shape) == 2 and t.dtype == "BF16" and not any(s in name for s in skip)
+        if name.endswith(".weight")
+        and len(t.shape) == 2
+        and t.dtype == "BF16"
+        and not any(s in name for s in skip)
     )
 
 
-def quantization_config(packing: str, tensors: dict[str, Tensor], *, bits: int = 4, group: int = 128) -> dict[str, Any]:
+def quantization_config(
+    packing: str, tensors: dict[str, Tensor], *, bits: int = 4, group: int = 128
+) -> dict[str, Any]:
     """What the tools write, complete: every kept Linear named in every spelling."""
     kept = kept_linears(tensors)
     packed = sorted({n.rpartition(".")[0] for n in tensors if n.endswith((".qweight", ".weight_scale"))})
@@ -327,7 +355,9 @@ class Draft:
 
     def repack(self, name: str, weight: np.ndarray, **options: Any) -> None:
         """Put the packed form of `weight` in place of whatever module `name` is."""
-        for key in [key for key in self.tensors if key.rpartition(".")[0] == name and not key.endswith(".bias")]:
+        for key in [
+            key for key in self.tensors if key.rpartition(".")[0] == name and not key.endswith(".bias")
+        ]:
             del self.tensors[key]
         self.tensors |= {f"{name}.{k}": v for k, v in pack(weight, self.packing, **options).items()}
 
@@ -341,7 +371,9 @@ def draft(base: Path, packing: str, **options: Any) -> Draft:
             tensors |= {f"{name.removesuffix('.weight')}.{k}": v for k, v in parts.items()}
         else:
             tensors[name] = tensor
-    config = quantization_config(packing, tensors, bits=options.get("bits", 4), group=options.get("group", 128))
+    config = quantization_config(
+        packing, tensors, bits=options.get("bits", 4), group=options.get("group", 128)
+    )
     return Draft(packing=packing, tensors=tensors, quantization=config)
 
 
@@ -385,7 +417,9 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], shards: int) -> None:
         write_safetensors(folder / file, group)
         weight_map |= dict.fromkeys(group, file)
     total = sum(len(t.data) for t in tensors.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

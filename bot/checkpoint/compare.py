@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bot.checkpoint.folder import FolderSource, first_difference
 from bot.checkpoint.headers import TensorEntry
 from bot.checkpoint.reading import Checkpoint
 from bot.log import Progress
@@ -93,14 +94,19 @@ def _compare(
     checkpoint: Checkpoint, base: Checkpoint, mine: TensorEntry, theirs: TensorEntry, full: bool
 ) -> tuple[int | None, int]:
     """(offset of the first chunk that differs, bytes compared)."""
+    one, other = checkpoint.source, base.source
+    if isinstance(one, FolderSource) and isinstance(other, FolderSource):
+        place, place_there = (mine.file, mine.start), (theirs.file, theirs.start)
+        at = first_difference(one, place, other, place_there, mine.num_bytes)
+        return at, mine.num_bytes
     count = 0
     for start, length in [(0, mine.num_bytes)] if full else sample_ranges(mine.num_bytes):
-        ours = checkpoint.source.stream(mine.file, mine.start + start, length)
-        others = base.source.stream(theirs.file, theirs.start + start, length)
-        for at, a, b in _aligned(ours, others):
+        ours = one.stream(mine.file, mine.start + start, length)
+        others = other.stream(theirs.file, theirs.start + start, length)
+        for offset, a, b in _aligned(ours, others):
             count += len(a)
             if a != b:
-                return start + at + next(
+                return start + offset + next(
                     i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y
                 ), count
     return None, count

@@ -65,6 +65,12 @@ class _Sums:
     def add(self, ours: Floats, theirs: Floats, scale: Floats, group_size: int, first_row: int) -> None:
         import numpy as np
 
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            self._add(ours, theirs, scale, group_size, first_row)
+
+    def _add(self, ours: Floats, theirs: Floats, scale: Floats, group_size: int, first_row: int) -> None:
+        import numpy as np
+
         delta = ours - theirs
         row_error = np.einsum("oi,oi->o", delta, delta, dtype=np.float64)
         row_base = np.einsum("oi,oi->o", theirs, theirs, dtype=np.float64)
@@ -73,8 +79,7 @@ class _Sums:
         self.compared += delta.size
         self._rows(ours, theirs, row_error, row_base, first_row)
         grouped = delta.reshape(*scale.shape, group_size).sum(axis=2, dtype=np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steps = grouped / scale
+        steps = grouped / scale
         fine = np.isfinite(steps)
         self.shift += float(steps[fine].sum())
         self.shifted += int(fine.sum()) * group_size
@@ -87,9 +92,8 @@ class _Sums:
         strong = base > FAINT_ROW**2 * np.median(base)
         if not strong.any():
             return
-        with np.errstate(divide="ignore", invalid="ignore"):
-            cosine = np.where(strong, np.nan_to_num(dot / np.sqrt(own * base), nan=0.0), 1.0)
-            ratio = np.where(strong, np.nan_to_num(np.sqrt(error / base), nan=np.inf, posinf=np.inf), 0.0)
+        cosine = np.where(strong, np.nan_to_num(dot / np.sqrt(own * base), nan=0.0), 1.0)
+        ratio = np.where(strong, np.nan_to_num(np.sqrt(error / base), nan=np.inf, posinf=np.inf), 0.0)
         self.row_error = max(self.row_error, float(ratio.max()))
         if cosine.min() < self.cosine:
             self.cosine = float(cosine.min())

@@ -165,7 +165,9 @@ def _distances(
     found: list[ModuleDistance] = []
     unmeasured: dict[str, str] = {}
     remote = checkpoint.source.remote or base.source.remote
-    chosen = selection(list(modules.values()), remote=remote)
+    # What lacks a part is for tensors.missing to say.
+    complete = [module for module in modules.values() if not module.missing]
+    chosen = selection(complete, remote=remote)
     sum_bytes = sum(module.num_bytes for module in chosen)
     with Progress("measuring weights", total=len(chosen)) as progress:
         for count, module in enumerate(chosen, 1):

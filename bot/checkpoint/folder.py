@@ -6,6 +6,7 @@ whose files are links into `blobs/` of the same repo; those are read as what the
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -153,3 +154,56 @@ class FolderSource:
                 fix="copy or download it again",
             )
         return chunk
+
+
+# ── comparing two folders ──────────────────────────────────────────────────────────────────
+
+WINDOW_BYTES = 1 << 20
+
+
+def first_difference(
+    one: FolderSource, place: tuple[str, int], other: FolderSource, place_there: tuple[str, int], length: int
+) -> int | None:
+    """Where `length` bytes at two places (path, offset) first differ; None where they do not.
+
+    Reads into two buffers small enough for the processor's cache, which is several times faster than new
+    chunks, and passes over what is a hole in both files.
+    """
+    a, b = one.open(place[0]), other.open(place_there[0])
+    mine, theirs = bytearray(WINDOW_BYTES), bytearray(WINDOW_BYTES)
+    at = 0
+    try:
+        while at < length:
+            both = min(hole_at(a, place[1] + at), hole_at(b, place_there[1] + at), length - at)
+            if both > 0:
+                at += both
+                continue
+            count = min(WINDOW_BYTES, length - at)
+            _fill(a, mine, place[1] + at, count, place[0], one)
+            _fill(b, theirs, place_there[1] + at, count, place_there[0], other)
+            if mine[:count] != theirs[:count] if count < WINDOW_BYTES else mine != theirs:
+                return at + next(i for i in range(count) if mine[i] != theirs[i])
+            at += count
+    finally:
+        os.close(a)
+        os.close(b)
+    return None
+
+
+def hole_at(handle: int, offset: int) -> int:
+    """How many bytes from `offset` on are a hole of a sparse file; 0 where that cannot be told."""
+    try:
+        return os.lseek(handle, offset, os.SEEK_DATA) - offset
+    except OSError as e:
+        return 1 << 62 if e.errno == errno.ENXIO else 0
+
+
+def _fill(handle: int, buffer: bytearray, offset: int, count: int, path: str, source: FolderSource) -> None:
+    done = 0
+    with memoryview(buffer) as view:
+        while done < count:
+            got = os.preadv(handle, [view[done:count]], offset + done)
+            if got == 0:
+                raise InputError(f"{path} ends before what was to be read", where=source.label)
+            done += got
+    source.bytes_read += count

@@ -142,7 +142,7 @@ def _placed(
     truncated = ""
     if at > size_bytes:
         truncated = f"it has {size_bytes:,} bytes, its header promises {at:,}"
-    elif at < size_bytes:
+    elif at < size_bytes and not overlap:
         truncated = f"{size_bytes - at:,} bytes follow the last tensor that its header names"
     return Shard(
         file=file,

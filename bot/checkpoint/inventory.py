@@ -72,7 +72,7 @@ class PackedModule:
             return 0
         out_packed, out = self.tensors["qzeros"].shape[-1:], self.tensors["scales"].shape[-1:]
         bits, rest = divmod(out_packed[0] * 32, out[0]) if out_packed and out and out[0] else (0, 1)
-        return bits if rest == 0 and bits in (2, 4, 8) else 0
+        return bits if rest == 0 and bits in (4, 8) else 0
 
     @property
     def shape(self) -> tuple[int, int]:

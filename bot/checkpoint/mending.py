@@ -126,7 +126,7 @@ def _blocks(given: Any, packed: list[str]) -> Any:
         return None
     listed = [each.strip() for each in given.split(",")] if isinstance(given, str) else flat(given)
     right = [each for each in listed if any(name.startswith(each) for name in packed)]
-    if not all(any(name.startswith(each) for each in right) for name in packed) or "mtp" in "".join(right):
+    if not all(any(name.startswith(each) for each in right) for name in packed):
         right = [LAYERS]
     return ",".join(right) if isinstance(given, str) else given if right == listed else right
 

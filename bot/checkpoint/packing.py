@@ -177,9 +177,13 @@ def decode_block(source: Source, module: PackedModule, block: Block, *, minus_on
             why="a tensor was lost or replaced",
             fix="quantize it again",
         )
-    if module.kind == "nvfp4":
-        return _decode_nvfp4(source, module, block)
-    return _decode_int(source, module, block, minus_one)
+    import numpy as np
+
+    # A NaN or Inf scale is the scales' check to report; here it only has to come through.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if module.kind == "nvfp4":
+            return _decode_nvfp4(source, module, block)
+        return _decode_int(source, module, block, minus_one)
 
 
 def _decode_int(source: Source, module: PackedModule, block: Block, minus_one: bool) -> Decoded:

@@ -19,6 +19,7 @@ from bot.checkpoint.inventory import KV_SCALE, PackedModule, mtp_layers, packed_
 from bot.checkpoint.packing import Block, decode_block
 from bot.checkpoint.reading import Checkpoint
 from bot.checkpoint.rewrite import Piece, ordered, own_piece
+from bot.checkpoint.scans import scan_zeros
 from bot.checkpoint.sidefiles import local_paths, metadata_strings
 from bot.recipe import Recipe
 
@@ -55,7 +56,14 @@ class Plan:
         return {entry.file for entry in self.drops} | set(self.puts) | set(self.metadata) | self.reframed
 
 
-def make_plan(checkpoint: Checkpoint, base: Checkpoint | None, recipe: Recipe, *, minus_one: bool) -> Plan:
+def make_plan(
+    checkpoint: Checkpoint,
+    base: Checkpoint | None,
+    recipe: Recipe,
+    *,
+    minus_one: bool,
+    metadata_limit_bytes: int,
+) -> Plan:
     """What has to happen to the weights of `checkpoint`."""
     plan = Plan()
     modules = packed_modules(checkpoint.tensors)
@@ -72,7 +80,7 @@ def make_plan(checkpoint: Checkpoint, base: Checkpoint | None, recipe: Recipe, *
     else:
         _need_base(plan, checkpoint)
     for shard in checkpoint.shards.values():
-        _frame(plan, shard)
+        _frame(plan, shard, metadata_limit_bytes)
     _spare_damaged(plan, checkpoint)
     return plan
 
@@ -147,6 +155,9 @@ def _unpack(
 
 def _dequantized(checkpoint: Checkpoint, module: PackedModule, minus_one: bool) -> Piece:
     rows, columns = module.shape
+
+    own = scan_zeros(checkpoint, [module]).get(module.name)
+    minus_one = minus_one if own in (None, "undecided") else own == "minus_one"
 
     def data() -> Iterator[bytes]:
         from bot.checkpoint.numbers import to_bf16
@@ -266,10 +277,16 @@ def _need_base(plan: Plan, checkpoint: Checkpoint) -> None:
 # ── frames ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _frame(plan: Plan, shard: Shard) -> None:
-    """A shard whose metadata or layout is wrong is written anew."""
+def _frame(plan: Plan, shard: Shard, limit: int) -> None:
+    """A wrong metadata or layout means a new file; above `limit` bytes not for `format` alone."""
     leaking = [key for key, _ in local_paths(metadata_strings(shard.metadata))]
-    if leaking or shard.metadata.get("format") != "pt":
+    unmarked = shard.metadata.get("format") != "pt"
+    if unmarked and not leaking and shard.size_bytes > limit and shard.file not in plan.changed_files():
+        detail = (
+            "lacks the metadata format: pt, which transformers before 5 asks for; too large to rewrite for it"
+        )
+        plan.unrepaired.append(Action(kind="metadata", detail=detail, files=(shard.file,)))
+    elif leaking or unmarked:
         right = {k: v for k, v in shard.metadata.items() if k not in leaking} | {"format": "pt"}
         plan.metadata[shard.file] = right
         detail = "format: pt" + (f", without {', '.join(leaking)}" if leaking else "")

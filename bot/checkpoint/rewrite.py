@@ -6,7 +6,8 @@ the index last. Before the first switch an error takes everything back; after it
 that the next repair finishes, since each switched file is right by itself and the index is rebuilt
 from headers.
 
-Weights are copied by the kernel or in chunks of 8 MiB: memory does not grow with the checkpoint.
+Weights are copied by the kernel or in chunks of 8 MiB, holes of sparse files as holes: memory does not
+grow with the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.checkpoint.folder import FolderSource
+from bot.checkpoint.folder import FolderSource, hole_at
 from bot.checkpoint.headers import DTYPE_BITS, TensorEntry
 from bot.errors import InfrastructureError
 
@@ -110,6 +111,7 @@ class Staging:
                 self._put(descriptor, header_of(pieces, metadata))
                 for piece in pieces:
                     self._piece(descriptor, piece, progress)
+                os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -170,6 +172,12 @@ class Staging:
         try:
             at = entry.start
             while at < entry.end:
+                skipped = min(hole_at(origin, at), entry.end - at)
+                if skipped > 0:
+                    os.lseek(descriptor, skipped, os.SEEK_CUR)
+                    at += skipped
+                    progress(skipped)
+                    continue
                 count = _transfer(origin, descriptor, at, min(COPY_BYTES, entry.end - at))
                 if count == 0:
                     break

@@ -147,14 +147,16 @@ def _faint(
 # ── zero points and g_idx ──────────────────────────────────────────────────────────────────
 
 
-def scan_zeros(checkpoint: Checkpoint, modules: Iterable[PackedModule]) -> dict[str, Zeros]:
-    """Which zero-point convention the bytes of each integer module follow."""
+def scan_zeros(
+    checkpoint: Checkpoint, modules: Iterable[PackedModule], *, beginnings: bool = False
+) -> dict[str, Zeros]:
+    """Which zero-point convention the bytes of each integer module follow; `beginnings` reads no more."""
     found: dict[str, Zeros] = {}
     integers = [
         m for m in modules if m.kind == "int" and m.sound and checkpoint.readable(m.tensors["qzeros"])
     ]
     total = sum(m.tensors["qzeros"].num_bytes for m in integers)
-    limited = checkpoint.source.remote and total > REMOTE_BUDGET_BYTES // 8
+    limited = beginnings or (checkpoint.source.remote and total > REMOTE_BUDGET_BYTES // 8)
     for module in integers:
         found[module.name] = _zeros(checkpoint, module, limited)
     return found
@@ -187,7 +189,7 @@ def scan_group_indexes(checkpoint: Checkpoint, modules: Iterable[PackedModule]) 
         entry = module.tensors.get("g_idx")
         if entry is None:
             continue
-        if not checkpoint.readable(entry):
+        if not checkpoint.readable(entry) or not module.group_size:
             unread.append(module.name)
             continue
         count += 1

@@ -42,6 +42,8 @@ from bot.log import Progress
 from bot.models import Model
 from bot.recipe import Recipe
 
+METADATA_LIMIT_BYTES = 1 << 30
+
 
 class RepairAction(Model):
     """One thing that was done, or that could not be."""
@@ -68,8 +70,12 @@ class RepairReport(Model):
     wall_s: float
 
 
-def repair(folder: Path, *, base: Source | None, recipe: Recipe) -> RepairReport:
+def repair(
+    folder: Path, *, base: Source | None, recipe: Recipe, metadata_limit_bytes: int = METADATA_LIMIT_BYTES
+) -> RepairReport:
     """Repair the checkpoint in `folder` in place.
+
+    A shard larger than `metadata_limit_bytes` is not rewritten only to add the metadata `format: pt`.
 
     Raises InputError (it or the base cannot be read, holds links, or a label contradicts its bytes)
     and InfrastructureError (disk, network); the folder is then as it was.
@@ -79,7 +85,7 @@ def repair(folder: Path, *, base: Source | None, recipe: Recipe) -> RepairReport
     original = read_checkpoint(base) if base else None
     checkpoint = read_checkpoint(source)
     _refuse_outside(checkpoint)
-    work = _Work(checkpoint, original, recipe)
+    work = _Work(checkpoint, original, recipe, metadata_limit_bytes)
     with Staging(source) as staging:
         work.run(staging)
     return RepairReport(
@@ -131,10 +137,11 @@ def _refuse_outside(checkpoint: Checkpoint) -> None:
 class _Work:
     """One repair: the plan for the weights, then configs, side files and the index."""
 
-    def __init__(self, checkpoint: Checkpoint, base: Checkpoint | None, recipe: Recipe) -> None:
+    def __init__(self, checkpoint: Checkpoint, base: Checkpoint | None, recipe: Recipe, limit: int) -> None:
         self.checkpoint = checkpoint
         self.base = base
-        self.plan: Plan = make_plan(checkpoint, base, recipe, minus_one=_minus_one(checkpoint))
+        minus_one = _minus_one(checkpoint)
+        self.plan: Plan = make_plan(checkpoint, base, recipe, minus_one=minus_one, metadata_limit_bytes=limit)
         self.shards: dict[str, list[Piece]] = {}
         for file in sorted({*checkpoint.shards, *self.plan.changed_files()}):
             self.shards[file] = pieces_of(self.plan, checkpoint.shards.get(file), file)
@@ -296,7 +303,9 @@ def _minus_one(checkpoint: Checkpoint) -> bool:
     """How zero points are stored, by their bytes; InputError when the label says otherwise."""
     modules = packed_modules(checkpoint.tensors)
     label = label_of(checkpoint.quantization)
-    packing = packing_of((m.kind for m in modules.values()), scan_zeros(checkpoint, modules.values()), label)
+    packing = packing_of(
+        (m.kind for m in modules.values()), scan_zeros(checkpoint, modules.values(), beginnings=True), label
+    )
     if said := contradiction(label, packing):
         raise InputError(
             said,
