@@ -39,8 +39,8 @@ def load(start: Path | None = None) -> Config:
 
 def _table(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] | None = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("release-bot")
-        return found
+        tools: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+        return tools.get("release-bot")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise UsageError(
             f"the configuration cannot be read: {e}", where=str(path), fix="mend the file"

@@ -315,16 +315,15 @@ def _upload(job: Job) -> bool:
             where=str(space.checkpoint),
             fix="run the release again: it audits first",
         )
+    inputs = _digest("upload", audited.inputs_digest, space.read("quantize", QuantizeEvidence).inputs_digest)
     before = space.existing("upload", UploadEvidence)
+    if before and before.inputs_digest == inputs:
+        return False
     extra = _build_files(job, audited)
     files = upload.digests(space.checkpoint, extra)
     write_atomically(space.extra / upload.SUMS, upload.sums(f.digest for f in files.values()).encode())
     files |= upload.digests(space.extra / "none", {upload.SUMS: space.extra / upload.SUMS})
-    inputs = _digest("upload", *(each.digest.sha256 for each in files.values()))
-    after = upload.upload(job.release, files, inputs_digest=inputs, hub=job.hub)
-    if before and before.inputs_digest == inputs and before.pr_num == after.pr_num:
-        return False
-    write_json(space.evidence("upload"), after)
+    write_json(space.evidence("upload"), upload.upload(job.release, files, inputs_digest=inputs, hub=job.hub))
     return True
 
 

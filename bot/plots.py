@@ -82,10 +82,16 @@ def _distance(evidence: Evidence, pyplot: Any) -> Any:
     figure, axes = pyplot.subplots(figsize=(8, 3.4), layout="constrained")
     for index, (kind, points) in enumerate(sorted(kinds.items())):
         beside = (index - (len(kinds) - 1) / 2) / len(kinds) * 0.6
-        xs, ys = zip(*sorted(points), strict=True)
         marker = "os^Dv"[index // len(COLOURS) % 5]
-        xs = [x + beside for x in xs]
-        axes.plot(xs, ys, marker, color=COLOURS[index % len(COLOURS)], markersize=4.5, label=kind)
+        xs = [layer + beside for layer, _ in points]
+        axes.plot(
+            xs,
+            [error for _, error in points],
+            marker,
+            color=COLOURS[index % len(COLOURS)],
+            markersize=4.5,
+            label=kind,
+        )
     highest = max((y for points in kinds.values() for _, y in points), default=0.0)
     axes.set(xlabel="decoder layer", ylabel="relative error", ylim=(0, highest * 1.15 or 1))
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -20,7 +20,7 @@ import yaml
 from bot import cardlint, figures, plots
 from bot.errors import GateFailed
 from bot.evidence import Evidence
-from bot.models import Release, read_json, write_json
+from bot.models import ParameterUse, Release, read_json, write_json
 from bot.recipe import Recipe
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
@@ -111,7 +111,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
             for row in sorted(report.inventory.components, key=lambda row: not row.packed)
         ],
         "distance": report.distance,
-        "parameters": sorted(evidence.quantize.result.parameters, key=lambda row: not row.acted),
+        "parameters": _parameters(evidence.quantize.result.parameters),
         "patches": evidence.quantize.result.patches,
         "calibration": evidence.quantize.result.calibration,
         "quantize": evidence.quantize,
@@ -127,6 +127,17 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "upload": evidence.upload,
         "plots": plots.PLOTS,
     }
+
+
+def _parameters(rows: list[ParameterUse]) -> list[tuple[ParameterUse, str]]:
+    """What acted, then what the tool ignored, then what is turned off."""
+
+    def effect(row: ParameterUse) -> str:
+        off = row.value in (False, None, 0, "none")
+        return "yes" if row.acted else "off" if off else "**no**"
+
+    order = {"yes": 0, "**no**": 1, "off": 2}
+    return sorted(((row, effect(row)) for row in rows), key=lambda pair: order[pair[1]])
 
 
 def _base_link(release: Release) -> str:
