@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -64,13 +63,6 @@ def digest(name: str) -> str:
     """sha256 over what an environment depends on: requirement file, Python version, kind of machine."""
     parts = [_requirements(name).read_text(encoding="utf-8"), platform.python_version(), sys.platform]
     return hashlib.sha256("\0".join([*parts, platform.machine()]).encode()).hexdigest()
-
-
-def has_cuda() -> bool:
-    """Whether this machine has an NVIDIA GPU that processes of ours may use; asks the driver, not torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    gpus = Path("/proc/driver/nvidia/gpus")
-    return visible not in ("", "-1") and gpus.is_dir() and any(gpus.iterdir())
 
 
 def ensure(name: str, home: Path) -> Environment:

@@ -199,7 +199,7 @@ def running(
     on_line: Callable[[str], None] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Iterator[Running]:
-    """Start `argv` with exactly `env`; on leaving the block it and everything it started is ended."""
+    """Start `argv` with `env` and a UTF-8 locale; on leaving the block it and all it started is ended."""
     _refuse_secrets(argv, env)
     log.command(argv)
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def running(
         try:
             popen = subprocess.Popen(
                 [*guard, *argv],
-                env={**env, EVENTS_FD: str(write_end)},
+                env={"LC_CTYPE": "C.UTF-8", **env, EVENTS_FD: str(write_end)},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -245,9 +245,10 @@ class _Shown:
             if self._progress:
                 self._progress.__exit__()  # ends the line that is being redrawn
             log.info(f"  {event.get('text')}")
-        self.tick()
+        if self._progress and kind != "note":
+            self._progress.update(self._done, note=self._note)
 
     def tick(self) -> None:
         """Show that time passes."""
-        if self._progress:
+        if self._progress and self._done < self._progress.total:
             self._progress.update(self._done, note=self._note)

@@ -1,0 +1,224 @@
+"""Environments on demand: when they are reused, when rebuilt, and what is refused; pip itself is a stand-in.
+
+The real build, with the real pins, is the first thing that the end-to-end tests do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot import recipe as recipes
+from bot.backends import BACKENDS, environment_name
+from bot.edges import environment
+from bot.errors import InfrastructureError, UsageError
+
+SHIPPED = sorted(environment.REQUIREMENTS_DIR.glob("quantize-*.txt"))
+PROBED = {"python": "3.11.7", "cuda": None, "packages": {"torch": "2.13.0+cpu"}}
+
+
+@pytest.fixture
+def requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "requirements"
+    folder.mkdir()
+    monkeypatch.setattr(environment, "REQUIREMENTS_DIR", folder)
+    (folder / "quantize-cpu.txt").write_text("torch==2.13.0\nidna==3.20\n")
+    return folder / "quantize-cpu.txt"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the builder runs; the venv's python is made, nothing is installed."""
+    made: list[str] = []
+
+    def run(self: environment._Pip, argv: list[str], note: str) -> None:
+        made.append(" ".join(argv))
+        if note == "creating":
+            self.python.parent.mkdir(parents=True)
+            self.python.symlink_to(sys.executable)
+        self.tail = json.dumps(PROBED)
+
+    monkeypatch.setattr(environment._Pip, "run", run)
+    return made
+
+
+def test_an_environment_is_built_once(requirements: Path, calls: list[str], tmp_path: Path):
+    first = environment.ensure("quantize-cpu", tmp_path / "home")
+    built = len(calls)
+    assert built > 0
+    assert first.python.exists()
+    assert first.versions == {"python": "3.11.7", "torch": "2.13.0+cpu"}
+    assert environment.ensure("quantize-cpu", tmp_path / "home") == first
+    assert len(calls) == built
+
+
+def test_torch_comes_first_and_the_rest_without_a_resolver(
+    requirements: Path, calls: list[str], tmp_path: Path
+):
+    environment.ensure("quantize-cpu", tmp_path / "home")
+    create, torch, rest, check, _probe = calls
+    assert "-m venv" in create
+    assert f" torch==2.13.0 -c {requirements}" in torch
+    assert "--no-deps" in rest
+    assert check.endswith("pip check")
+    assert not any("index" in call or "://" in call for call in calls)
+
+
+def test_kernels_are_built_against_the_installed_torch(requirements: Path, calls: list[str], tmp_path: Path):
+    requirements.write_text("torch==2.13.0\nidna==3.20\ncausal-conv1d==1.7.0\n")
+    environment.ensure("quantize-cpu", tmp_path / "home")
+    rest, late = calls[2], calls[3]
+    assert "--no-build-isolation" not in rest
+    assert "--no-build-isolation" in late
+    assert Path(rest.split()[-1]).read_text() == "torch==2.13.0\nidna==3.20\n"
+    assert Path(late.split()[-1]).read_text() == "causal-conv1d==1.7.0\n"
+
+
+def test_an_edited_requirement_file_makes_another(requirements: Path, calls: list[str], tmp_path: Path):
+    first = environment.ensure("quantize-cpu", tmp_path / "home")
+    requirements.write_text("torch==2.13.0\nidna==3.21\n")
+    second = environment.ensure("quantize-cpu", tmp_path / "home")
+    assert first.digest != second.digest
+    assert first.python != second.python
+    assert first.python.exists()
+
+
+def test_an_interrupted_build_is_made_again(requirements: Path, calls: list[str], tmp_path: Path):
+    first = environment.ensure("quantize-cpu", tmp_path / "home")
+    folder = first.python.parents[1]
+    (folder / environment.MARKER).unlink()
+    (folder / "half-written").touch()
+    built = len(calls)
+    environment.ensure("quantize-cpu", tmp_path / "home")
+    assert len(calls) == 2 * built
+    assert not (folder / "half-written").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"digest": "other", "versions": {}}'])
+def test_a_marker_that_does_not_hold_is_no_marker(
+    requirements: Path, calls: list[str], tmp_path: Path, text: str
+):
+    first = environment.ensure("quantize-cpu", tmp_path / "home")
+    (first.python.parents[1] / environment.MARKER).write_text(text)
+    assert environment.ensure("quantize-cpu", tmp_path / "home") == first
+    assert json.loads((first.python.parents[1] / environment.MARKER).read_text())["digest"] == first.digest
+
+
+def test_two_at_once_build_once(requirements: Path, calls: list[str], tmp_path: Path):
+    threads = [
+        threading.Thread(target=environment.ensure, args=("quantize-cpu", tmp_path / "home"))
+        for _ in range(4)
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len([call for call in calls if "-m venv" in call]) == 1
+
+
+def test_a_full_disk_is_refused_before_anything_is_made(
+    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(environment.NEEDED_BYTES, "cpu", 2**60)
+    with pytest.raises(InfrastructureError, match="GiB are free"):
+        environment.ensure("quantize-cpu", tmp_path / "home")
+    assert calls == []
+
+
+def test_a_torch_for_another_device_is_refused(
+    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(PROBED, "cuda", "13.0")
+    with pytest.raises(
+        InfrastructureError, match=r"torch 2\.13\.0\+cpu is built for CUDA 13\.0, but quantize-cpu"
+    ):
+        environment.ensure("quantize-cpu", tmp_path / "home")
+    monkeypatch.setitem(PROBED, "cuda", None)
+    built = len(calls)
+    environment.ensure("quantize-cpu", tmp_path / "home")
+    assert len(calls) > built  # what was refused is not taken for ready
+
+
+def test_the_cuda_environment_wants_cuda():
+    environment.refuse_wrong_torch("quantize-cuda", "2.13.0", "13.0", where="x")
+    with pytest.raises(InfrastructureError, match="without CUDA"):
+        environment.refuse_wrong_torch("quantize-cuda", "2.13.0+cpu", None, where="x")
+
+
+def test_a_failing_pip_shows_its_last_lines(
+    requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    requirements.write_text("torch==0.0.1\n")
+    with pytest.raises(InfrastructureError) as caught:
+        environment.ensure("quantize-cpu", tmp_path / "home")
+    assert "torch==0.0.1" in caught.value.fix
+    assert Path(caught.value.where).is_file()
+
+
+def test_an_unknown_environment_names_the_known_ones(requirements: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="no environment is called 'quantise'") as caught:
+        environment.ensure("quantise", tmp_path)
+    assert "quantize-cpu" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "line", ["idna>=3", "idna", "idna==3.*", "https://example.org/x.whl", "-e .", "idna==3 --hash=x"]
+)
+def test_only_exact_pins_are_taken(requirements: Path, calls: list[str], tmp_path: Path, line: str):
+    requirements.write_text(f"torch==2.13.0\n\n# why\n{line}\n")
+    with pytest.raises(UsageError, match="not an exact pin") as caught:
+        environment.ensure("quantize-cpu", tmp_path / "home")
+    assert caught.value.where.endswith("quantize-cpu.txt:4")
+
+
+# ── what ships ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_pin_everything_and_name_no_registry(path: Path):
+    pins = environment._pins(path)
+    assert pins["torch"] == "2.13.0"
+    assert {
+        "gptqmodel",
+        "auto-round",
+        "nvidia-modelopt",
+        "transformers",
+        "datasets",
+        "torchvision",
+    } <= pins.keys()
+    assert not re.search(r"://|index|--hash|\+cpu", path.read_text())
+
+
+def test_the_cuda_file_is_the_cpu_file_and_kernels():
+    cpu, cuda = (
+        environment._pins(environment.REQUIREMENTS_DIR / f"quantize-{d}.txt") for d in ("cpu", "cuda")
+    )
+    assert cuda == cpu | {
+        name: cuda[name] for name in ("flash-linear-attention", "fla-core", "einops", "causal-conv1d")
+    }
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_has_a_backend_and_an_environment(name: str):
+    backend = recipes.load(name).method.backend
+    assert backend in BACKENDS
+    for device in ("cpu", "cuda"):
+        assert (environment.REQUIREMENTS_DIR / f"{environment_name(backend, device)}.txt").is_file()
+
+
+def test_importing_the_backends_pulls_in_nothing_heavy():
+    code = (
+        "import sys, bot.backends, bot.stages.quantize; "
+        "print(sorted({'torch', 'numpy', 'transformers', 'datasets', 'safetensors'} & sys.modules.keys()))"
+    )
+    root = Path(environment.__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "[]"
