@@ -208,6 +208,20 @@ def _hub_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     serve.add_argument("--port", type=int, default=8765, help="0 picks a free one")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--accounts", type=Path, metavar="FILE", help="users, tokens and organizations (YAML)")
+    serve.add_argument(
+        "--user",
+        action="append",
+        default=[],
+        metavar="NAME:TOKEN",
+        help="one more account beside the default",
+    )
+    serve.add_argument(
+        "--org",
+        action="append",
+        default=[],
+        metavar="NAME:USER[,USER…]",
+        help="an organization and who writes to it",
+    )
 
 
 # ── the commands ───────────────────────────────────────────────────────────────────────────
@@ -234,6 +248,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     found = rehearsal.run(config.load(), arguments.recipe)
     if arguments.json:
         _print(found)
+    else:
+        print(rehearsal.farewell(found))
     return 0
 
 
@@ -465,30 +481,61 @@ def _recipes_pin(arguments: argparse.Namespace) -> int:
 
 
 def _hub_serve(arguments: argparse.Namespace) -> int:
+    import tempfile
+
     from bot import localhub
     from bot.errors import InfrastructureError
+    from bot.localhub.__main__ import banner
 
     def ready(url: str) -> None:
-        log.info("This is the embedded Hub of release-bot, not the Hugging Face Hub. Stop it with ^C.")
-        log.info(f"  export HF_ENDPOINT={url} HF_TOKEN={localhub.DEFAULT_TOKEN}")
         if arguments.json:
-            _print({"url": url})
-            sys.stdout.flush()
+            _print({"url": url} | ({} if arguments.accounts else {"token": localhub.DEFAULT_TOKEN}))
+        else:
+            print(banner(url, own_accounts=arguments.accounts is not None))
+        sys.stdout.flush()
 
-    try:
-        localhub.serve(
-            arguments.directory,
-            host=arguments.host,
-            port=arguments.port,
-            accounts=arguments.accounts,
-            ready=ready,
-        )
-    except ValueError as e:
-        raise UsageError(str(e), fix="bind loopback; the embedded Hub is no server for a network") from e
-    except OSError as e:
-        raise InfrastructureError(
-            f"the embedded Hub cannot listen: {e.strerror or e}",
-            where=f"{arguments.host}:{arguments.port}",
-            fix="stop what uses that port, or name another with --port (0 picks a free one)",
-        ) from e
+    with tempfile.TemporaryDirectory() as folder:
+        accounts = _accounts_file(arguments, Path(folder))
+        try:
+            localhub.serve(
+                arguments.directory, host=arguments.host, port=arguments.port, accounts=accounts, ready=ready
+            )
+        except ValueError as e:
+            raise UsageError(str(e), fix="see `release-bot hub serve --help`") from e
+        except OSError as e:
+            raise InfrastructureError(
+                f"the embedded Hub cannot serve: {e.strerror or e}",
+                where=f"{arguments.directory} on {arguments.host}:{arguments.port}",
+                fix="stop what uses it, or name another port with --port (0 picks a free one)",
+            ) from e
     return 0
+
+
+def _accounts_file(arguments: argparse.Namespace, folder: Path) -> Path | None:
+    """The accounts file that was named, or one made of the default accounts and the flags."""
+    users = [text.partition(":") for text in arguments.user]
+    orgs = [text.partition(":") for text in arguments.org]
+    if not users and not orgs:
+        return Path(arguments.accounts) if arguments.accounts else None
+    if arguments.accounts:
+        raise UsageError(
+            "--accounts holds all accounts", fix="put users and organizations there, or name no file"
+        )
+    if any(not name or not value for name, _, value in [*users, *orgs]):
+        raise UsageError(
+            "--user is NAME:TOKEN and --org is NAME:USER,USER", fix="as in --user alice:hf_alice"
+        )
+    from bot.localhub.accounts import Org, Token, User, default_accounts
+
+    known = default_accounts()
+    members = {name: Org(members=dict.fromkeys(value.split(","), "admin")) for name, _, value in orgs}
+    accounts = known.model_copy(
+        update={
+            "users": {**known.users, **{name: User() for name, _, _ in users}},
+            "orgs": {**known.orgs, **members},
+            "tokens": (*known.tokens, *(Token(token=value, user=name) for name, _, value in users)),
+        }
+    )
+    path = folder / "accounts.json"
+    path.write_text(accounts.model_dump_json(), encoding="utf-8")
+    return path

@@ -73,13 +73,16 @@ def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
     index = pages.write_index(
         home / "pages" / "index.html", COLUMNS, rows, [f"{name}.html" for name in names]
     )
-    _say_goodbye(rows, [index, *(Path(each["page"]) for each in found)], home, time.monotonic() - started)
+    written = [index, *(Path(each["page"]) for each in found)]
+    wall_s = time.monotonic() - started
     return {
         "schema_version": 1,
         "releases": [{key: each[key] for key in each if key != "row"} for each in found],
-        "pages": [str(index), *(each["page"] for each in found)],
+        "table": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
+        "pages": [str(page) for page in written],
         "hub": str(home / "hub"),
         "serve": _serve_command(home),
+        "wall_s": round(wall_s, 1),
     }
 
 
@@ -165,16 +168,20 @@ def _row(name: str, found: Any) -> tuple[str, ...]:
 
 
 def _serve_command(home: Path) -> str:
-    folder = home / "hub"
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f".venv/bin/release-bot hub serve {shown}"
+    return f".venv/bin/release-bot hub serve {_shown(home / 'hub')}"
 
 
-def _say_goodbye(rows: list[tuple[str, ...]], written: list[Path], home: Path, wall_s: float) -> None:
-    print()
-    print(log.table(COLUMNS, rows, title="Four releases, rehearsed" if len(rows) == 4 else "Rehearsed"))
-    print(f"\nin {log.duration(wall_s)}. Rendered pages:")
-    for path in written:
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        print(f"  {shown}")
-    print(f"\nTo look at the embedded Hub that they were published on:\n  {_serve_command(home)}")
+def farewell(found: dict[str, Any]) -> str:
+    """What the demo ends with: the table, the pages, and the command that serves the embedded Hub."""
+    rows = [tuple(row.values()) for row in found["table"]]
+    pages_shown = "\n".join(f"  {_shown(Path(page))}" for page in found["pages"])
+    return (
+        f"\n{log.table(COLUMNS, rows, title='The releases')}\n"
+        f"\nin {log.duration(found['wall_s'])}. Rendered pages:\n{pages_shown}\n"
+        f"\nTo look at the embedded Hub that they were published on:\n  {found['serve']}"
+    )
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
