@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-fast lint bench readme clean
+.PHONY: setup demo test test-fast lint bench generated clean
 
 setup: $(VENV)/.ready
 
@@ -32,9 +32,11 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
-# The generated parts of the README: the recipe table.
-readme: setup
+# What is generated from code: the README's recipe table, the JSON schemas, the golden cards.
+generated: setup
 	$(BIN)/python -m bot.readme
+	$(BIN)/python -m bot.schemas
+	$(BIN)/python tests/fixtures/cards/update.py
 
 clean:
 	rm -rf $(VENV) .release-bot build *.egg-info

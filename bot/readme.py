@@ -1,4 +1,4 @@
-"""The README's generated part, the recipe table: `make readme` writes it, a test keeps it current."""
+"""The README's generated part, the recipe table: `make generated` writes it, a test keeps it current."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot.models import write_atomically
 from bot.recipe import Recipe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- recipes: begin, written by `make readme` -->", "<!-- recipes: end -->"
+BEGIN, END = "<!-- recipes: begin, written by `make generated` -->", "<!-- recipes: end -->"
 
 
 def recipe_table() -> str:

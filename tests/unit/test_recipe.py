@@ -1,4 +1,4 @@
-"""Recipes: every shipped one loads and holds the design's values; bad ones say where, what and did-you-mean."""
+"""Recipes: every shipped one loads and holds the design's values; bad ones say where and what."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_all_four_cover_the_same_modules(name):
         ("group_size: 32", "group_size: 33", "method.group_size", "given 33"),
         ("sym: true", 'sym: "yes"', "method.sym", 'given "yes"'),
         ("desc_act: false", "desc_act: true", "method", "desc_act and act_group_aware exclude each other"),
-        ("revision: unpinned", "revision: main", "calibration.sets.0.revision", "given \"main\""),
+        ("revision: unpinned", "revision: main", "calibration.sets.0.revision", 'given "main"'),
         ("min_tokens: 256", "min_tokens: 4096", "calibration.sets.0.lengths", "above max_tokens"),
         ("rows: text", "rows: image_text", "recipe", "takes text only"),
-        ("bits: 4", "bits: 4\n  kv_cache: fp8_cast", "method.kv_cache", "given \"fp8_cast\""),
+        ("bits: 4", "bits: 4\n  kv_cache: fp8_cast", "method.kv_cache", 'given "fp8_cast"'),
         ("data_files: en/", "data_files: ../en/", "data_files", "inside the data set's repo"),
     ],
 )
@@ -109,7 +109,16 @@ def test_the_line_is_that_of_the_field():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- a list", "a: [", "a: &x 1\nb: *x", "a: !!python/object/apply:os.system [ls]", "[" * 5000, "a: 1\n" * 100_000]
+    "text",
+    [
+        "",
+        "- a list",
+        "a: [",
+        "a: &x 1\nb: *x",
+        "a: !!python/object/apply:os.system [ls]",
+        "[" * 5000,
+        "a: 1\n" * 100_000,
+    ],
 )
 def test_what_is_no_recipe_is_refused_with_its_type(text):
     with pytest.raises(RecipeError):
@@ -125,7 +134,12 @@ def test_overrides_reach_every_element_and_are_checked():
     found = parse(FOEM, **{"calibration.sets.*.num_samples": "8", "method.mse": "2.4"})
     assert [each.num_samples for each in found.calibration.sets] == [8, 8]
     assert found.method.mse == 2.4
-    for path, value in (("method.msee", "1"), ("nope.x", "1"), ("calibration.sets.7.split", "a"), ("name.x", "1")):
+    for path, value in (
+        ("method.msee", "1"),
+        ("nope.x", "1"),
+        ("calibration.sets.7.split", "a"),
+        ("name.x", "1"),
+    ):
         with pytest.raises(RecipeError):
             parse(FOEM, **{path: value})
 
@@ -154,7 +168,11 @@ def test_replacing_revisions_gives_a_valid_recipe():
 
 def test_applies_to_decides_by_fields():
     applies = parse(FOEM).applies_to
-    good = {"model_type": "qwen3_5", "architectures": ["Qwen3_5ForConditionalGeneration"], "num_parameters": 27_000_000_000}
+    good = {
+        "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "num_parameters": 27_000_000_000,
+    }
     assert applies.refusal(**good) is None
     assert "qwen3_5_moe" in (applies.refusal(**{**good, "model_type": "qwen3_5_moe"}) or "")
     assert "parameters" in (applies.refusal(**{**good, "num_parameters": 4 * 10**11}) or "")
@@ -162,7 +180,7 @@ def test_applies_to_decides_by_fields():
 
 def test_the_readme_table_is_current():
     text = README.read_text(encoding="utf-8")
-    assert updated(text) == text, "run `make readme`"
+    assert updated(text) == text, "run `make generated`"
     assert all(f"recipes/{name}.yaml" in text for name in NAMES)
 
 

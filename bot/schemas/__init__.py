@@ -1,0 +1,48 @@
+"""The JSON schema of every file that the bot writes, beside this module; written by `make generated`.
+
+They are made from the models, which stay the truth; a test keeps them current. A reader in
+another language, or a reviewer's tool, validates evidence with them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def models() -> dict[str, type[BaseModel]]:
+    """Schema name → model; the name is the stem of the file that it describes."""
+    from bot import evidence, recipe
+    from bot import models as own
+    from bot.stages import audit, repair
+
+    return {
+        "recipe": recipe.Recipe,
+        "job": own.Release,
+        "base": own.BaseEvidence,
+        "quantize-job": own.BackendJob,
+        "quantize-result": own.BackendResult,
+        "quantize": own.QuantizeEvidence,
+        "repair": evidence.RepairEvidence,
+        "repair-report": repair.RepairReport,
+        "audit": evidence.AuditEvidence,
+        "audit-report": audit.AuditReport,
+        "upload": own.UploadEvidence,
+        "publish": own.PublishEvidence,
+        "build_evidence": evidence.Build,
+        "evidence": evidence.Evidence,
+    }
+
+
+def text(model: type[BaseModel]) -> str:
+    """The schema as it stands in its file."""
+    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def path(name: str) -> Path:
+    return FOLDER / f"{name}.schema.json"
