@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from bot.checkpoint.files import Source
 from bot.checkpoint.folder import FolderSource, first_difference
 from bot.checkpoint.headers import TensorEntry
 from bot.checkpoint.reading import Checkpoint
@@ -18,6 +19,9 @@ from bot.log import Progress
 
 FULL_BUDGET_BYTES = 64 << 20
 SAMPLE_BYTES = 16 << 10
+# Neighbours on the Hub are read in one request, with what lies between if it is little.
+WINDOW_BYTES = 8 << 20
+GAP_BYTES = 16 << 10
 # Below this, the work is over before a progress line would help.
 SHOWN_FROM_BYTES = 64 << 20
 
@@ -53,13 +57,14 @@ def compare(checkpoint: Checkpoint, base: Checkpoint, names: Iterable[str]) -> C
     total = sum(mine.num_bytes for mine, _ in pairs)
     compared = 0
     full = _budget(checkpoint, base, pairs)
+    ours, theirs_read = _readers(checkpoint, base, pairs, full)
     with Progress("comparing with the base", total=total, unit="bytes") as progress:
         done = 0
         for mine, theirs in pairs:
             if _same_file(checkpoint, base, mine, theirs):
                 compared += mine.num_bytes
             else:
-                at, count = _compare(checkpoint, base, mine, theirs, full)
+                at, count = _compare(ours, theirs_read, mine, theirs, full)
                 compared += count
                 if at is not None:
                     differing[mine.name] = f"differs from byte {at:,} on"
@@ -91,25 +96,65 @@ def _same_file(checkpoint: Checkpoint, base: Checkpoint, mine: TensorEntry, thei
 
 
 def _compare(
-    checkpoint: Checkpoint, base: Checkpoint, mine: TensorEntry, theirs: TensorEntry, full: bool
+    ours: _Reader, others: _Reader, mine: TensorEntry, theirs: TensorEntry, full: bool
 ) -> tuple[int | None, int]:
-    """(offset of the first chunk that differs, bytes compared)."""
-    one, other = checkpoint.source, base.source
+    """(offset of the first byte that differs, bytes compared)."""
+    one, other = ours.source, others.source
     if isinstance(one, FolderSource) and isinstance(other, FolderSource):
         place, place_there = (mine.file, mine.start), (theirs.file, theirs.start)
-        at = first_difference(one, place, other, place_there, mine.num_bytes)
-        return at, mine.num_bytes
+        return first_difference(one, place, other, place_there, mine.num_bytes), mine.num_bytes
     count = 0
     for start, length in [(0, mine.num_bytes)] if full else sample_ranges(mine.num_bytes):
-        ours = one.stream(mine.file, mine.start + start, length)
-        others = other.stream(theirs.file, theirs.start + start, length)
-        for offset, a, b in _aligned(ours, others):
+        streams = ours.stream(mine, start, length), others.stream(theirs, start, length)
+        for offset, a, b in _aligned(*streams):
             count += len(a)
             if a != b:
-                return start + offset + next(
-                    i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y
-                ), count
+                first = next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+                return start + offset + first, count
     return None, count
+
+
+def _readers(
+    checkpoint: Checkpoint, base: Checkpoint, pairs: list[tuple[TensorEntry, TensorEntry]], full: bool
+) -> tuple[_Reader, _Reader]:
+    """Readers of both sides; the pairs are put in the order of the side that is on the Hub."""
+    side = 0 if checkpoint.source.remote else 1
+    pairs.sort(key=lambda pair: (pair[side].file, pair[side].start))
+    needed = [pair[side] for pair in pairs if full and not _same_file(checkpoint, base, *pair)]
+    mine = _Reader(checkpoint.source, needed if side == 0 else [])
+    return mine, _Reader(base.source, needed if side == 1 and base.source.remote else [])
+
+
+class _Reader:
+    """Reads tensors that lie side by side in one request; `ordered` are those that will be asked for."""
+
+    def __init__(self, source: Source, ordered: list[TensorEntry]) -> None:
+        self.source = source
+        self._window: dict[TensorEntry, tuple[int, int]] = {}
+        self._loaded: tuple[str, int, bytes] = ("", 0, b"")
+        run: list[TensorEntry] = []
+        for entry in [*ordered, None]:
+            if entry and run and _adjoins(run, entry):
+                run.append(entry)
+                continue
+            self._window |= {each: (run[0].start, run[-1].end) for each in run if len(run) > 1}
+            run = [entry] if entry else []
+
+    def stream(self, entry: TensorEntry, start: int, length: int) -> Iterator[bytes]:
+        window = self._window.get(entry)
+        if window is None:
+            yield from self.source.stream(entry.file, entry.start + start, length)
+            return
+        if self._loaded[:2] != (entry.file, window[0]):
+            data = self.source.read(entry.file, window[0], window[1] - window[0])
+            self._loaded = (entry.file, window[0], data)
+        at = entry.start - window[0] + start
+        yield self._loaded[2][at : at + length]
+
+
+def _adjoins(run: list[TensorEntry], entry: TensorEntry) -> bool:
+    near = entry.file == run[-1].file and 0 <= entry.start - run[-1].end <= GAP_BYTES
+    return near and entry.end - run[0].start <= WINDOW_BYTES
 
 
 def sample_ranges(num_bytes: int) -> list[tuple[int, int]]:

@@ -157,8 +157,12 @@ def _ignored(given: list[str], linears: Mapping[str, bool]) -> list[str]:
     packed = _spellings(linears, packed=True)
     names = [each for each in given if all(not_excluded(name, to_listed([each])) for name in packed)]
     names = [each for each in names if all(not_excluded(name, [each]) for name in packed)]
-    for name in _unnamed({"quant_algo": "NVFP4", "ignore": names}, linears):
-        entry = {"mtp": "mtp*", "visual": "model.visual*", "lm_head": "lm_head"}.get(part_of(name), name)
-        if entry not in names:
-            names.append(entry)
+    for _ in range(2):
+        known = list(names)
+        for name in _unnamed({"quant_algo": "NVFP4", "ignore": known}, linears):
+            entry = {"mtp": "mtp*", "visual": "model.visual*", "lm_head": "lm_head"}.get(part_of(name), name)
+            # A wildcard does not help a fused layer of which one member is named: name the others too.
+            entry = name if entry in known else entry
+            if entry not in names:
+                names.append(entry)
     return names
