@@ -16,8 +16,9 @@ Traps of 0.16.1, and what is done about each:
 - The output lies in a folder of the tool's naming, with one shard a layer when it can resume.
 
 **It resumes**, bit for bit: `AR_RESUME_DIR` keeps the activations between two layers, `AR_DISK_STREAM_MODEL`
-has each finished layer written at once; both the tool's state and its output lie in the resume folder. Losses
-of layers finished by an earlier run are kept there too. With iterations 0 it would be another method.
+has each finished layer written at once; both the tool's state and its output lie in the resume folder.
+Losses of layers finished by an earlier run are kept there too. The tool alone resumes on other batches than
+an uninterrupted run, since they come from a global generator: here each layer starts from a seed of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +99,7 @@ def quantize(
         device_map="cpu" if job.device == "cpu" else 0,
     )
     loaded = time.monotonic()
-    with _counted(expected[0]) as count:
+    with _counted(expected[0]) as count, _seeded(recipe.calibration.seed):
         _, folders = tool.quantize_and_save(str(state / "output"), format=method.packing)
     watch.check()
     quantized = time.monotonic()
@@ -115,7 +117,7 @@ def quantize(
         modules=modules,
         loss_unit="mean squared error of the layer's output after training (one figure a layer)",
         parameters=parameters(method, job),
-        patches=patches,
+        patches=[*patches, "each layer's training starts from its own seed (calibration seed + layer)"],
         num_layers=total,
         resumed_layers=total - watch.trained,
         can_resume=True,
@@ -169,6 +171,30 @@ class Batches:
             shares.append(min(count, len(each)))
             count -= shares[-1]
         return [*shares, count]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Have each layer's training start from its own random state.
+
+    The tool draws a layer's batches from Python's global generator, whose state its resume does not keep: a
+    resumed run would train the remaining layers on other batches (seen: other losses, other weights).
+    """
+    from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
+    from transformers import set_seed
+
+    original = SignRoundQuantizer.quantize_block
+
+    def seeded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature(original).bind(self, *args, **kwargs).arguments
+        set_seed(seed + given["block_ctx"].block_index)
+        return original(self, *args, **kwargs)
+
+    SignRoundQuantizer.quantize_block = seeded
+    try:
+        yield
+    finally:
+        SignRoundQuantizer.quantize_block = original
 
 
 class _Count:

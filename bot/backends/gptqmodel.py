@@ -77,21 +77,20 @@ def quantize(
     samples = [sample for each in calibration for sample in each]
     log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()
-    modules, seen = _modules(
-        log, method, [len(each) for each in calibration], sum(s.use.num_tokens for s in calibration)
-    )
-    observe.require_modules(expected, [each.name for each in modules])
-    observe.require_finite(modules)
+    num_tokens = sum(each.use.num_tokens for each in calibration)
+    found = modules(log, method, num_samples=len(samples), num_tokens=num_tokens)
+    observe.require_modules(expected, [each.name for each in found])
+    observe.require_finite(found)
     report.phase("save", 1)
     model.save(job.output_folder)
     report.progress(1)
     return BackendResult(
         versions=observe.versions("gptqmodel"),
-        calibration=observe.require_samples(calibration, seen),
-        modules=modules,
+        calibration=[each.seen(len(each)) for each in calibration],
+        modules=found,
         loss_unit="squared error of the outputs under the Hessian, per "
         + ("sample" if _foem(method) else "token"),
-        parameters=parameters(method, modules),
+        parameters=parameters(method, found),
         patches=[*patches, "pack_impl=original (the tool's reference packer; same bytes, nothing compiled)"],
         num_layers=total,
         resumed_layers=0,
@@ -163,12 +162,12 @@ def _follow(model: Any, report: Report, total: int) -> None:
     model.layer_callback = layer
 
 
-def _modules(
-    log: dict[str, list[dict[str, Any]]], method: GptqMethod, sizes: Sequence[int], num_tokens: int
-) -> tuple[list[ModuleResult], list[int]]:
-    """Per-module results from the tool's log, and the samples seen of each set."""
+def modules(
+    log: dict[str, list[dict[str, Any]]], method: GptqMethod, *, num_samples: int, num_tokens: int
+) -> list[ModuleResult]:
+    """Per-module results from the tool's log; BackendError unless each module saw every sample."""
     rows = [row for process, entries in log.items() if process != "native" for row in entries]
-    wanted = sum(sizes) if _foem(method) else num_tokens
+    wanted = num_samples if _foem(method) else num_tokens
     found: list[ModuleResult] = []
     for row in rows:
         name = f"model.language_model.layers.{row['layer']}.{row['module']}"
@@ -190,11 +189,11 @@ def _modules(
                 why="it drops short samples, cuts long ones at max_position_embeddings, or a forward failed",
                 fix="see the tool's log for what it dropped",
             )
-        found.append(ModuleResult(name=name, loss=loss, num_samples=sum(sizes), damp=float(row["damp"])))
-    return sorted(found, key=lambda each: each.name), list(sizes)
+        found.append(ModuleResult(name=name, loss=loss, num_samples=num_samples, damp=float(row["damp"])))
+    return sorted(found, key=lambda each: each.name)
 
 
-def parameters(method: GptqMethod, modules: Sequence[ModuleResult]) -> list[ParameterUse]:
+def parameters(method: GptqMethod, quantized: Sequence[ModuleResult]) -> list[ParameterUse]:
     """Every parameter of the method, and whether it acted (how that was seen: the module's docstring)."""
     foem = _foem(method)
     inert: dict[str, str] = {"kv_cache": "the method leaves the cache alone"}
@@ -212,7 +211,7 @@ def parameters(method: GptqMethod, modules: Sequence[ModuleResult]) -> list[Para
     if method.mse == 0:
         inert["mse"] = "0: scales by minimum and maximum"
     raised = sorted(
-        {each.damp for each in modules if each.damp is not None and each.damp != method.damp_percent}
+        {each.damp for each in quantized if each.damp is not None and each.damp != method.damp_percent}
     )
     notes = {
         "damp_percent": f"raised by the tool to {raised} where the Hessian needed it"

@@ -39,7 +39,7 @@ SCALE = {
     "autoround-w4a16-g128": SMALL
     | {
         "calibration.sets.*.lengths.min_tokens": "128",
-        "method.iterations": "3",
+        "method.iterations": "12",
         "method.batch_size": "2",
         "method.torch_compile": "false",
     },

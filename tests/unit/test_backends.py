@@ -1,0 +1,334 @@
+"""The backends' pure parts: what is expected, what is checked, and what is said to have acted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bot import recipe as recipes
+from bot.backends import autoround, gptqmodel, modelopt, observe, worker
+from bot.backends.autoround_watch import Watch
+from bot.backends.report import Report
+from bot.edges import failures
+from bot.errors import BackendError, InfrastructureError, InputError, RecipeError
+from bot.models import BackendJob, Base, CalibrationUse, ModuleResult
+
+PREFIX = "model.language_model.layers."
+
+
+class Drawn:
+    """A calibration set as far as counting goes."""
+
+    def __init__(self, size: int, dataset: str = "org/set") -> None:
+        self.size = size
+        self.use = CalibrationUse(
+            dataset=dataset, revision="0" * 40, config=None, split="train", subsets=None, rows="text",
+            num_samples=size, num_samples_seen=0, num_tokens=10 * size, min_tokens=10, max_tokens=10,
+            num_images=0, sha256="a" * 64,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.size
+
+    def seen(self, count: int) -> CalibrationUse:
+        return self.use.model_copy(update={"num_samples_seen": count})
+
+
+class Said(Report):
+    """A report that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[dict[str, Any]] = []
+
+    def _send(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+
+def module(name: str, loss: float = 0.1, **more: Any) -> ModuleResult:
+    return ModuleResult(name=name, loss=loss, num_samples=4, damp=more.get("damp"))
+
+
+# ── what is expected ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    shapes = {
+        "0.mlp.down_proj.weight": (4, 48),
+        "0.linear_attn.in_proj_a.weight": (2, 48),
+        "1.mlp.down_proj.weight": (4, 48),
+        "1.self_attn.q_norm.weight": (4,),
+    }
+    tensors = {PREFIX + name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    others = [
+        "mtp.layers.0.mlp.down_proj.weight",
+        "model.visual.blocks.0.mlp.down_proj.weight",
+        "lm_head.weight",
+    ]
+    save_file({name: np.zeros((4, 48), np.float16) for name in others}, tmp_path / "b.safetensors")
+    return tmp_path
+
+
+def test_expected_modules_come_from_the_bases_headers(base: Path):
+    expected = observe.expected_modules(observe.tensor_shapes(base), recipes.load("nvfp4"))
+    assert expected == [PREFIX + "0.mlp.down_proj", PREFIX + "1.mlp.down_proj"]
+    assert observe.num_layers(expected) == 2
+
+
+def test_a_base_of_another_architecture_is_refused():
+    with pytest.raises(InputError, match=r"coverage\.quantize"):
+        observe.expected_modules(["model.layers.0.mlp.down_proj.weight"], recipes.load("nvfp4"))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no safetensors"):
+        observe.tensor_shapes(tmp_path)
+
+
+def test_a_group_size_that_does_not_divide_names_the_module(base: Path):
+    shapes = observe.tensor_shapes(base)
+    expected = observe.expected_modules(shapes, recipes.load("nvfp4"))
+    observe.require_divisible(shapes, expected, 16)
+    with pytest.raises(InputError, match="group_size 32 does not divide the input width 48") as caught:
+        observe.require_divisible(shapes, expected, 32)
+    assert "0.mlp.down_proj and 1 more" in caught.value.where
+
+
+@pytest.mark.parametrize(("got", "words"), [(["a"], "not quantized: b"), (["a", "b", "c"], "not wanted: c")])
+def test_other_modules_than_the_recipes_are_an_error(got: list[str], words: str):
+    observe.require_modules(["a", "b"], ["b", "a"])
+    with pytest.raises(BackendError) as caught:
+        observe.require_modules(["a", "b"], got)
+    assert words in caught.value.where
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_an_error(loss: float):
+    observe.require_finite([module("a"), module("b", 0.0)])
+    with pytest.raises(BackendError, match="not finite") as caught:
+        observe.require_finite([module("a"), module("b", loss)])
+    assert caught.value.where == "b"
+
+
+@pytest.mark.parametrize("seen", [[4, 7], [4, 9], [3, 8], [8, 4]])
+def test_every_sample_must_be_seen_once(seen: list[int]):
+    sets = [Drawn(4), Drawn(8)]
+    assert [use.num_samples_seen for use in observe.require_samples(sets, [4, 8])] == [4, 8]
+    with pytest.raises(BackendError, match=r"the tool saw \d of the [48] calibration samples"):
+        observe.require_samples(sets, seen)
+
+
+# ── GPTQModel ──────────────────────────────────────────────────────────────────────────────
+
+
+def gptq_row(**more: str) -> dict[str, Any]:
+    row = {"layer": 3, "module": "mlp.down_proj", "loss": "0.0100000000", "samples": "64", "damp": "0.01000"}
+    return {**row, **more}
+
+
+def test_gptqmodels_log_becomes_modules():
+    method = recipes.load("gptq-w4a16-g128").method
+    found = gptqmodel.modules({"gptq": [gptq_row()]}, method, num_samples=4, num_tokens=64)
+    assert found == [ModuleResult(name=PREFIX + "3.mlp.down_proj", loss=0.01, num_samples=4, damp=0.01)]
+
+
+def test_foem_counts_samples_and_plain_gptq_tokens():
+    foem = recipes.load("gptq-foem-g32").method
+    log = {"native": [{"layer": 3}], "gptq": [gptq_row(samples="4")]}
+    assert len(gptqmodel.modules(log, foem, num_samples=4, num_tokens=64)) == 1
+    with pytest.raises(BackendError, match="saw 4 calibration tokens, and was given 64"):
+        gptqmodel.modules(log, recipes.load("gptq-w4a16-g128").method, num_samples=4, num_tokens=64)
+    with pytest.raises(BackendError, match="saw 3 calibration samples, and was given 4"):
+        gptqmodel.modules({"gptq": [gptq_row(samples="3")]}, foem, num_samples=4, num_tokens=64)
+
+
+def test_a_module_that_fell_back_to_plain_rounding_is_an_error():
+    method = recipes.load("gptq-w4a16-g128").method
+    with pytest.raises(BackendError, match=r"plain rounding.*fallback\(rtn\)"):
+        gptqmodel.modules(
+            {"gptq": [gptq_row(loss="fallback(rtn): 0.0012")]}, method, num_samples=4, num_tokens=64
+        )
+
+
+def test_what_of_the_gptq_recipes_acts():
+    def inert(name: str) -> set[str]:
+        method = recipes.load(name).method
+        return {
+            each.parameter
+            for each in gptqmodel.parameters(method, [module("a", damp=method.damp_percent)])
+            if not each.acted
+        }
+
+    assert {"act_group_aware", "fallback_rtn_threshold"} <= inert("gptq-foem-g32")
+    assert not {"mse", "foem_alpha", "foem_beta", "true_sequential", "damp_percent"} & inert("gptq-foem-g32")
+    assert {"mse", "act_group_aware", "foem_alpha"} <= inert("gptq-w4a16-g128")
+    assert not {"desc_act", "static_groups", "damp_percent"} & inert("gptq-w4a16-g128")
+
+
+def test_raised_damping_is_told():
+    method = recipes.load("gptq-w4a16-g128").method
+    found = gptqmodel.parameters(method, [module("a", damp=0.01), module("b", damp=0.03)])
+    assert "0.03" in next(each.why for each in found if each.parameter == "damp_percent")
+
+
+# ── AutoRound ──────────────────────────────────────────────────────────────────────────────
+
+DONE = "quantized 8/10 layers in the block, loss iter 0: {} -> iter 19: {}"
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Watch:
+    return Watch(tmp_path / "losses.json", 2, Said())
+
+
+def say(watch: Watch, message: str, level: int = logging.INFO) -> None:
+    watch.handle(logging.LogRecord("autoround", level, "f", 1, message, None, None))
+
+
+def test_autorounds_log_gives_the_loss_of_each_layer(watch: Watch):
+    for last in ("1.200e-02", "8.000e-03"):
+        say(watch, DONE.format("2.000e-02", last))
+    watch.check()
+    assert watch.losses == {0: 0.012, 1: 0.008}
+    assert watch.trained == 2
+
+
+def test_losses_of_an_earlier_run_are_kept(watch: Watch, tmp_path: Path):
+    say(watch, DONE.format("2.000e-02", "1.200e-02"))
+    again = Watch(tmp_path / "losses.json", 2, Said())
+    say(again, "ResumeState: resuming after 1/2 already-quantized blocks")
+    say(again, DONE.format("2.000e-02", "8.000e-03"))
+    again.check()
+    assert again.losses == {0: 0.012, 1: 0.008}
+    assert again.trained == 1
+
+
+def test_a_nan_at_the_start_is_the_layers_loss(watch: Watch):
+    # AutoRound keeps the best step; nothing is better than NaN, so its last figure is a large constant.
+    say(watch, DONE.format("nan", "3.403e+38"))
+    assert math.isnan(watch.losses[0])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Calibration forward pass failed: out of memory",
+        "AutoRound received unsupported runtime kwargs foo. They will be ignored.",
+        "RTN-specific parameter x was provided, but RTN is not enabled. The parameter is ignored.",
+        "Insufficient number of samples: required 128, but only 120 were processed.",
+    ],
+)
+def test_what_autoround_only_warns_of_is_an_error(watch: Watch, message: str):
+    for _ in range(2):
+        say(watch, DONE.format("2.000e-02", "1.200e-02"))
+    watch.check()
+    say(watch, message, logging.WARNING)
+    with pytest.raises(BackendError) as caught:
+        watch.check()
+    assert message in caught.value.what
+
+
+def test_a_layer_without_a_loss_is_an_error(watch: Watch):
+    say(watch, DONE.format("2.000e-02", "1.200e-02"))
+    with pytest.raises(BackendError, match="trained 1 of 2 layers"):
+        watch.check()
+
+
+def test_counts_are_shared_over_the_sets_in_order():
+    batches = autoround.Batches([Drawn(4), Drawn(8)], 4)
+    assert batches.share(12) == [4, 8]
+    assert batches.share(3) == [3, 0]
+    assert batches.share(13) == [4, 9]
+
+
+def test_the_batches_text_names_samples_and_batch_size():
+    assert str(autoround.Batches([Drawn(4)], 4)) != str(autoround.Batches([Drawn(4)], 2))
+    assert "a" * 64 in str(autoround.Batches([Drawn(4)], 4))
+
+
+# ── ModelOpt ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_modelopt_turns_on_the_coverage_and_nothing_else(tmp_path: Path):
+    recipe = recipes.load("nvfp4")
+    expected = [f"{PREFIX}{layer}.{leaf}" for layer in (0, 1) for leaf in recipe.coverage.quantize]
+    made = modelopt.config(expected, recipe.method, tmp_path)
+    assert made["quant_cfg"][0] == {"quantizer_name": "*", "enable": False}
+    names = [rule["quantizer_name"] for rule in made["quant_cfg"][1:]]
+    assert all("language_model.layers." in name for name in names)
+    assert len(names) == 2 * len(recipe.coverage.quantize) + 1
+    assert not any(
+        word in name for name in names for word in ("in_proj_a", "in_proj_b", "conv1d", "lm_head", "mtp")
+    )
+    assert made["algorithm"]["layerwise"]["checkpoint_dir"] == str(tmp_path / "layers")
+
+
+# ── the worker ─────────────────────────────────────────────────────────────────────────────
+
+
+def job(tmp_path: Path, **more: Any) -> BackendJob:
+    fields = {
+        "backend": "modelopt", "base_folder": str(tmp_path), "base": Base(repo_id="a/b", revision="1" * 40),
+        "output_folder": str(tmp_path / "out"), "resume_folder": str(tmp_path / "resume"),
+        "result_file": str(tmp_path / "result.json"), "recipe": recipes.load("nvfp4").model_dump(mode="json"),
+        "device": "cpu", "num_threads": 1,
+    }  # fmt: skip
+    return BackendJob.model_validate({**fields, **more})
+
+
+class OutOfMemoryError(RuntimeError):
+    """What torch calls a full GPU."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (InputError("no template", fix="use another"), InputError, "no template"),
+        (RecipeError("cannot"), RecipeError, "cannot"),
+        (MemoryError(), InfrastructureError, "MemoryError"),
+        (OutOfMemoryError("CUDA out of memory"), InfrastructureError, "CUDA out of memory"),
+        (OSError(28, "No space left on device", "/x"), InfrastructureError, "No space left"),
+        (ZeroDivisionError("division by zero"), BackendError, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_workers_error_comes_back_as_the_same_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: type[Exception], words: str
+):
+    def fail(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setitem(worker.PHASES, "calibrate", fail)
+    made = job(tmp_path)
+    (tmp_path / "job.json").write_text(made.model_dump_json())
+    assert worker.main(["calibrate", str(tmp_path / "job.json")]) != 0
+    back = failures.read_error(worker.error_file(made))
+    assert type(back) is kind
+    assert words in back.what
+
+
+def test_reports_go_to_the_pipe_that_is_named(monkeypatch: pytest.MonkeyPatch):
+    read, write = os.pipe()
+    monkeypatch.setenv("RELEASE_BOT_EVENTS_FD", str(write))
+    report = Report()
+    report.phase("layers", 4)
+    report.progress(2, "layer 1")
+    report.note("resumed")
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        events = [json.loads(line) for line in pipe]
+    assert events == [
+        {"event": "phase", "label": "layers", "total": 4},
+        {"event": "progress", "done": 2, "total": 4, "note": "layer 1"},
+        {"event": "note", "text": "resumed"},
+    ]
+    report.progress(3)  # the bot is gone: no matter
