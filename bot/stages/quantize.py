@@ -165,6 +165,9 @@ def _run(
     job_file, error_file = work / "quantize-job.json", Path(job.result_file + ".error")
     write_json(job_file, job)
     Path(job.result_file).unlink(missing_ok=True)
+    for name, value in extra_env.items():
+        if "TOKEN" in name:
+            log.hide(value)
     peak = 0
     with _importable() as path:
         env = _variables(job, path)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from bot import recipe as recipes
 from bot.backends import autoround, gptqmodel, modelopt, observe, worker
 from bot.backends.autoround_watch import Watch
 from bot.backends.report import Report
-from bot.edges import failures
+from bot.edges import failures, process
+from bot.edges.environment import Environment
 from bot.errors import BackendError, InfrastructureError, InputError, RecipeError
-from bot.models import BackendJob, Base, CalibrationUse, ModuleResult
+from bot.models import BackendJob, BackendResult, Base, CalibrationUse, ModuleResult, Release, write_json
+from bot.stages import quantize as stage
 
 PREFIX = "model.language_model.layers."
 
@@ -332,3 +335,125 @@ def test_reports_go_to_the_pipe_that_is_named(monkeypatch: pytest.MonkeyPatch):
         {"event": "note", "text": "resumed"},
     ]
     report.progress(3)  # the bot is gone: no matter
+
+
+# ── the stage around the worker ────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Stage:
+    """The quantize stage with a stand-in for the two processes."""
+
+    work: Path
+    base: Path
+    runs: list[tuple[list[str], dict[str, str]]] = field(default_factory=list)
+    fails: bool = False
+
+    def run(self, argv: list[str], *, env: dict[str, str], log_file: Path, **_: Any) -> process.Child:
+        self.runs.append((argv, env))
+        if argv[-2] == "quantize":
+            if self.fails:
+                raise InfrastructureError("killed")
+            made = BackendJob.model_validate_json(Path(argv[-1]).read_bytes())
+            Path(made.output_folder).mkdir(exist_ok=True)
+            (Path(made.output_folder) / "model.safetensors").write_bytes(b"weights")
+            write_json(Path(made.result_file), RESULT)
+        return process.Child(pid=1, argv=argv, log_file=log_file, peak_memory_bytes=7 * 2**20)
+
+    def __call__(self, *, key: str = "k" * 16) -> Any:
+        recipe = recipes.load("nvfp4")
+        release = Release(
+            key=key, base=Base(repo_id="a/b", revision="1" * 40), recipe_name="nvfp4",
+            recipe_digest=recipe.digest(), recipe={}, toolchain_epoch=1, overrides={}, rehearsal=True, repinned={}, target_repo="x/y",
+            endpoint_kind="embedded",
+        )  # fmt: skip
+        tools = Environment(name="quantize-cpu", python=Path("/env/python"), digest="e" * 64, versions={})
+        env = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_TOKEN": "hf_reading_token"}
+        return stage.quantize(
+            release, recipe, base_folder=self.base, work=self.work, environment=tools, extra_env=env
+        )
+
+
+RESULT = BackendResult(
+    versions={}, calibration=[], modules=[], loss_unit="", parameters=[], patches=[], num_layers=1,
+    resumed_layers=0, can_resume=True, peak_memory_bytes=5, peak_gpu_memory_bytes=None, load_s=0, quantize_s=0, save_s=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def staged(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    (tmp_path / "work").mkdir()
+    made = Stage(work=tmp_path / "work", base=base)
+    monkeypatch.setattr(process, "run", made.run)
+    return made
+
+
+def test_only_drawing_samples_has_the_network_and_the_token(staged: Stage):
+    staged()
+    (draw, online), (make, offline) = staged.runs
+    assert (draw[-2], make[-2]) == ("calibrate", "quantize")
+    assert online["HF_TOKEN"] == "hf_reading_token"
+    assert online["HF_ENDPOINT"] == "http://127.0.0.1:1"
+    assert "HF_HUB_OFFLINE" not in online
+    assert offline["HF_HUB_OFFLINE"] == offline["HF_DATASETS_OFFLINE"] == "1"
+    assert not {"HF_TOKEN", "HF_ENDPOINT"} & offline.keys()
+
+
+def test_the_worker_gets_the_bot_and_nothing_else_on_its_path(staged: Stage, monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[str]] = []
+    inner = staged.run
+
+    def look(argv: list[str], *, env: dict[str, str], **more: Any) -> process.Child:
+        seen.append(sorted(os.listdir(env["PYTHONPATH"])))
+        return inner(argv, env=env, **more)
+
+    monkeypatch.setattr(process, "run", look)
+    staged()
+    assert seen == [["bot"], ["bot"]]
+
+
+def test_nothing_runs_while_inputs_are_unchanged(staged: Stage):
+    first = staged()
+    assert first.result.peak_memory_bytes == 7 * 2**20  # the process tree's, where that is more
+    assert [each.path for each in first.output_files] == ["model.safetensors"]
+    assert staged() == first
+    assert len(staged.runs) == 2
+
+
+@pytest.mark.parametrize("change", ["key", "base", "output", "evidence"])
+def test_a_change_runs_again(staged: Stage, change: str):
+    staged()
+    if change == "base":
+        (staged.base / "config.json").write_text("{}")
+    elif change == "output":
+        (staged.work / "quantized" / "model.safetensors").write_bytes(b"cut")
+    elif change == "evidence":
+        (staged.work / "evidence" / "quantize.json").write_text("{")
+    staged(key="l" * 16) if change == "key" else staged()
+    assert len(staged.runs) == 4
+
+
+def test_what_an_interrupted_run_left_is_kept_for_the_same_inputs_only(staged: Stage):
+    staged.fails = True
+    with pytest.raises(InfrastructureError):
+        staged()
+    assert not (staged.work / "evidence" / "quantize.json").exists()
+    left = staged.work / "resume" / "layer-7"
+    left.touch()
+    with pytest.raises(InfrastructureError):
+        staged()
+    assert left.exists()
+    (staged.base / "config.json").write_text("{}")
+    with pytest.raises(InfrastructureError):
+        staged()
+    assert not left.exists()
+    staged.fails = False
+    staged()
+    assert not (staged.work / "resume").exists()
+
+
+def test_too_small_a_disk_is_refused_before_anything_runs(staged: Stage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "SPARE", 1e15)
+    with pytest.raises(InfrastructureError, match="GiB are free"):
+        staged()
+    assert staged.runs == []
