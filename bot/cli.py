@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     log.configure(quiet=getattr(arguments, "quiet", False))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job ends as ^C does: children first
     try:
         handler: Handler = arguments.handler
         return handler(arguments)
@@ -66,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
         )
     return error.exit_code
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _os_error(error: OSError) -> ReleaseBotError:

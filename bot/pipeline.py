@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bot import base as bases
-from bot import evidence, log, naming, recipe_pins
+from bot import evidence, log, naming, recipe_pins, repo
 from bot import recipe as recipes
 from bot.checkpoint.source import FolderSource, HubSource, Source
 from bot.config import Config
@@ -304,7 +304,7 @@ def _require_passed(found: AuditEvidence) -> None:
 
 def _upload(job: Job) -> bool:
     space = job.workspace
-    upload.refuse_rehearsal(job.release, job.hub)
+    repo.refuse_rehearsal(job.release, job.hub)
     audited = space.read("audit", AuditEvidence)
     _require_passed(audited)
     if audited.inputs_digest != _digest(
@@ -320,9 +320,9 @@ def _upload(job: Job) -> bool:
     if before and before.inputs_digest == inputs:
         return False
     extra = _build_files(job, audited)
-    files = upload.digests(space.checkpoint, extra)
-    write_atomically(space.extra / upload.SUMS, upload.sums(f.digest for f in files.values()).encode())
-    files |= upload.digests(space.extra / "none", {upload.SUMS: space.extra / upload.SUMS})
+    files = repo.digests(space.checkpoint, extra)
+    write_atomically(space.extra / repo.SUMS, repo.sums(f.digest for f in files.values()).encode())
+    files |= repo.digests(space.extra / "none", {repo.SUMS: space.extra / repo.SUMS})
     write_json(space.evidence("upload"), upload.upload(job.release, files, inputs_digest=inputs, hub=job.hub))
     return True
 

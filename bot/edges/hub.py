@@ -244,19 +244,15 @@ class Hub:
             return str(collection.slug)
 
 
-def git_sha1(path: Path) -> str:
-    """The blob id that git gives the file's content, read in pieces."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+def digests_of(path: Path) -> tuple[str, str]:
+    """A file's sha256 and the blob id that git gives it, from one reading in pieces."""
+    sha256 = hashlib.sha256()
+    git_sha1 = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file's content, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            sha256.update(chunk)
+            git_sha1.update(chunk)
+    return sha256.hexdigest(), git_sha1.hexdigest()
 
 
 @contextmanager

@@ -15,15 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bot import log, naming
-from bot.edges.hub import Hub, PullRequest, RepoState, git_sha1, sha256
+from bot.edges.hub import Hub, PullRequest, RepoState
 from bot.errors import AuditFailed, InfrastructureError, InputError, Refused, ReleaseBotError
-from bot.models import BaseEvidence, FileDigest, PublishEvidence, Release, UploadEvidence
-from bot.stages.upload import (
-    HUB_OWN_FILES,
-    LocalFile,
-    is_card_file,
-    refuse_rehearsal,
-)
+from bot.models import BaseEvidence, PublishEvidence, Release, UploadEvidence
+from bot.repo import HUB_OWN_FILES, LocalFile, is_card_file, refuse_rehearsal
 
 # A change of these in the base does not change what was quantized.
 IMMATERIAL = (".gitattributes", ".gitignore", "README.md", "LICENSE")
@@ -44,8 +39,7 @@ def card_files(folder: Path) -> dict[str, LocalFile]:
                 where=str(folder),
                 fix="a card is README.md, evidence.json and plots/",
             )
-        digest = FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256(path))
-        found[name] = LocalFile(path=path, digest=digest, git_sha1=git_sha1(path))
+        found[name] = LocalFile.read(name, path)
     if missing := {"README.md", "evidence.json"} - found.keys():
         raise InputError(
             f"the card lacks {', '.join(sorted(missing))}",

@@ -12,86 +12,12 @@ different ones are refused, since what a person may already be reviewing is neve
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 from bot import log, naming
-from bot.edges.hub import Hub, PullRequest, RepoState, git_sha1, sha256
-from bot.errors import InfrastructureError, InputError, Refused
-from bot.models import FileDigest, Release, UploadEvidence
-
-CARD_FILES = ("README.md", "evidence.json")
-PLOTS = "plots/"
-SUMS = "SHA256SUMS"
-HUB_OWN_FILES = (".gitattributes",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalFile:
-    path: Path
-    digest: FileDigest
-    git_sha1: str
-
-
-def is_card_file(path: str) -> bool:
-    """Whether `path` belongs to the card's commit."""
-    return path in CARD_FILES or path.startswith(PLOTS)
-
-
-def refuse_rehearsal(release: Release, hub: Hub) -> None:
-    """A rehearsal, scaled down or made from stand-ins, never leaves for the real Hub.
-
-    Raises Refused.
-    """
-    if hub.embedded or not (release.rehearsal or release.endpoint_kind == "embedded"):
-        return
-    reasons = [f"--set {key}={value}" for key, value in release.overrides.items()]
-    reasons += [f"{dataset} is a stand-in or unpinned" for dataset in release.repinned]
-    raise Refused(
-        f"release {release.key} is a rehearsal and may only go to an embedded Hub",
-        where=hub.endpoint,
-        why="; ".join(reasons) or "its base came from an embedded Hub",
-        fix="pin the recipe (`release-bot recipes pin`) and run it without --set",
-    )
-
-
-def digests(folder: Path, extra: dict[str, Path]) -> dict[str, LocalFile]:
-    """Every file of the checkpoint `folder` and of `extra` by its path in the repo, hashed with progress."""
-    paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()} | extra
-    total = sum(path.stat().st_size for path in paths.values())
-    found, done = {}, 0
-    with log.Progress("hashing", total=total, unit="bytes") as progress:
-        for name, path in sorted(paths.items()):
-            if path.is_symlink():
-                raise InputError(
-                    f"{name} is a symbolic link", where=str(path), fix="replace it by the file itself"
-                )
-            size = path.stat().st_size
-            digest = FileDigest(path=name, size_bytes=size, sha256=sha256(path))
-            found[name] = LocalFile(path=path, digest=digest, git_sha1=git_sha1(path))
-            done += size
-            progress.update(done, note=name)
-    return found
-
-
-def sums(files: Iterable[FileDigest]) -> str:
-    """SHA256SUMS as `sha256sum -c` reads it; the card's files are never in it."""
-    rows = [
-        f"{each.sha256}  {each.path}\n" for each in files if not is_card_file(each.path) and each.path != SUMS
-    ]
-    return "".join(sorted(rows, key=lambda row: row.split("  ", 1)[1]))
-
-
-def differences(state: RepoState, files: dict[str, LocalFile]) -> list[str]:
-    """How the repo's files differ from `files`, the card's and the Hub's own apart."""
-    remote = {p: f for p, f in state.files.items() if not is_card_file(p) and p not in HUB_OWN_FILES}
-    found = [f"{path} is missing on the Hub" for path in sorted(files.keys() - remote.keys())]
-    found += [f"{path} is on the Hub only" for path in sorted(remote.keys() - files.keys())]
-    for path in sorted(files.keys() & remote.keys()):
-        if not remote[path].is_same_as(files[path].digest, files[path].git_sha1):
-            found.append(f"{path} has another digest on the Hub")
-    return found
+from bot.edges.hub import Hub, PullRequest, RepoState
+from bot.errors import InfrastructureError, Refused
+from bot.models import Release, UploadEvidence
+from bot.repo import HUB_OWN_FILES, LocalFile, differences, is_card_file, refuse_rehearsal
 
 
 def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str, hub: Hub) -> UploadEvidence:

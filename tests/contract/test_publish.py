@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import localhub, naming
+from bot import localhub, naming, repo
 from bot import recipe as recipes
 from bot.edges.hub import Hub
 from bot.errors import AuditFailed, InfrastructureError, InputError, Refused, ReleaseBotError
@@ -74,11 +74,11 @@ class Case:
 
     def base_evidence(self) -> BaseEvidence:
         revision = self.hub.head(self.base_repo)
+        base = Base(repo_id=self.base_repo, revision=revision)
         return BaseEvidence(
-            base=Base(repo_id=self.base_repo, revision=revision), head=revision, model_type="qwen3_5",
-            architectures=[], num_parameters=1, num_tensors=1, tensor_bytes=2, bytes_by_part={}, num_mtp_tensors=0,
-            num_visual_tensors=0, license="apache-2.0", license_name=None, license_link=None, pipeline_tag="text-generation",
-            languages=[], files=[],
+            base=base, head=revision, model_type="qwen3_5", architectures=[], num_parameters=1, num_tensors=1,
+            tensor_bytes=2, bytes_by_part={}, num_mtp_tensors=0, num_visual_tensors=0, license="apache-2.0",
+            license_name=None, license_link=None, pipeline_tag="text-generation", languages=[], files=[],
         )  # fmt: skip
 
     def _release(self, name: str) -> Release:
@@ -93,11 +93,11 @@ class Case:
     def repo(self) -> str:
         return self.release.target_repo
 
-    def files(self) -> dict[str, upload.LocalFile]:
-        found = upload.digests(self.checkpoint, {})
-        sums = self.folder / upload.SUMS
-        sums.write_text(upload.sums(each.digest for each in found.values()))
-        return found | upload.digests(self.folder / "none", {upload.SUMS: sums})
+    def files(self) -> dict[str, repo.LocalFile]:
+        found = repo.digests(self.checkpoint, {})
+        sums = self.folder / repo.SUMS
+        sums.write_text(repo.sums(each.digest for each in found.values()))
+        return found | repo.digests(self.folder / "none", {repo.SUMS: sums})
 
     def upload(self) -> UploadEvidence:
         return upload.upload(self.release, self.files(), inputs_digest="0" * 64, hub=self.hub)
