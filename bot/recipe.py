@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bot.errors import RecipeError
+from bot.recipe_errors import did_you_mean, explain
 
 UNPINNED = "unpinned"
 RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
@@ -357,7 +358,7 @@ def parse(text: str, *, where: str, name: str, overrides: dict[str, str] | None 
     try:
         return Recipe.model_validate(content)
     except ValidationError as e:
-        raise RecipeError(_explain(e, node, where), fix="mend the fields named above") from e
+        raise RecipeError(explain(e, Recipe, node, where), fix="mend the fields named above") from e
 
 
 def _refuse_aliases(text: str, where: str) -> None:
@@ -388,7 +389,7 @@ def _override(content: Any, path: str, text: str) -> None:
         targets = list(range(len(content))) if head == "*" else [int(head)]
     elif isinstance(content, dict):
         if rest and head not in content:
-            raise RecipeError(f"--set: no field {head!r}", fix=_did_you_mean(head, list(content)))
+            raise RecipeError(f"--set: no field {head!r}", fix=did_you_mean(head, list(content)))
         targets = [head]
     else:
         raise RecipeError(f"--set: {path!r} goes below a plain value", fix="name a field that the recipe has")
@@ -397,82 +398,6 @@ def _override(content: Any, path: str, text: str) -> None:
             _override(content[target], rest, text)
         else:
             content[target] = value
-
-
-def _did_you_mean(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-
-
-def _explain(error: ValidationError, root: Any, where: str) -> str:
-    """Each failure as `file:line: field: message (given …)`, all at once."""
-    lines = ["the recipe does not hold:"]
-    for each in error.errors():
-        location = [part for part in each["loc"] if part not in ("gptqmodel", "autoround", "modelopt")]
-        field = ".".join(str(part) for part in location) or "recipe"
-        message = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
-            siblings = _fields_at(location[:-1], each["loc"])
-            message = f"unknown field; {_did_you_mean(str(location[-1]), siblings)}"
-        elif each["type"] in ("literal_error", "union_tag_invalid"):
-            message += _near_choice(each)
-        given = json.dumps(each["input"], default=str, ensure_ascii=False)
-        shown = "" if len(given) > 80 or each["type"] == "missing" else f" (given {given})"
-        lines.append(f"  {where}:{_line_of(root, location)}: {field}: {message}{shown}")
-    return "\n".join(lines)
-
-
-def _near_choice(each: Any) -> str:
-    choices = re.findall(
-        r"'([^']+)'", str(each.get("ctx", {}).get("expected") or each["ctx"].get("expected_tags", ""))
-    )
-    given = each["input"] if each["type"] == "literal_error" else each["ctx"].get("tag")
-    near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-_SECTIONS: dict[str, list[type[BaseModel]]] = {
-    "applies_to": [AppliesTo],
-    "coverage": [Coverage],
-    "calibration": [Calibration],
-    "sets": [CalibrationSet],
-    "lengths": [Lengths],
-    "evaluation": [EvaluationSet],
-    "thresholds": [Thresholds],
-    "serve": [Serve],
-    "card": [CardText],
-    "references": [Reference],
-}
-_METHODS: dict[str, type[BaseModel]] = {
-    "gptqmodel": GptqMethod,
-    "autoround": AutoRoundMethod,
-    "modelopt": NvFp4Method,
-}
-
-
-def _fields_at(location: list[Any], full: tuple[Any, ...]) -> list[str]:
-    named = [part for part in location if isinstance(part, str)]
-    if named[:1] == ["method"]:
-        models: list[type[BaseModel]] = [m for tag, m in _METHODS.items() if tag in full]
-    else:
-        models = _SECTIONS.get(named[-1], [Recipe]) if named else [Recipe]
-    return [field for model in models for field in model.model_fields]
-
-
-def _line_of(node: Any, location: list[Any]) -> int:
-    """The line of the deepest node along `location` that the text has."""
-    line = node.start_mark.line + 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-            if not found:
-                return int(line)
-            key, node = found[0]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return int(line)
 
 
 def pin_text(text: str, revisions: dict[str, str]) -> Iterator[str]:

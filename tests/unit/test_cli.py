@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot import cli
+from bot import cli, commands
 from bot.errors import (
     AuditFailed,
     BackendError,
@@ -64,7 +64,7 @@ def test_each_failure_has_its_exit_code_and_no_traceback(error, code, monkeypatc
     def fail(_):
         raise error("what happened")
 
-    monkeypatch.setattr(cli, "_recipes_list", fail)
+    monkeypatch.setattr(commands, "recipes_list", fail)
     assert cli.main(["recipes", "list"]) == code
     shown = capsys.readouterr().err
     assert "Traceback" not in shown
@@ -72,7 +72,7 @@ def test_each_failure_has_its_exit_code_and_no_traceback(error, code, monkeypatc
 
 
 def test_debug_shows_the_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_recipes_list", lambda _: 1 / 0)
+    monkeypatch.setattr(commands, "recipes_list", lambda _: 1 / 0)
     assert cli.main(["--debug", "recipes", "list"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -81,7 +81,7 @@ def test_a_failure_with_json_is_one_object(monkeypatch, capsys):
     def fail(_):
         raise Refused("no", where="there")
 
-    monkeypatch.setattr(cli, "_recipes_list", fail)
+    monkeypatch.setattr(commands, "recipes_list", fail)
     assert cli.main(["recipes", "list", "--json"]) == 7
     found = json.loads(capsys.readouterr().out)
     assert found["error"] == {"title": "refused", "what": "no", "where": "there", "exit_code": 7}
