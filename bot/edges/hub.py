@@ -39,6 +39,9 @@ def prepare_environment(home: Path) -> bool:
         os.environ["HF_HOME"] = os.environ["RELEASE_BOT_HF_HOME"]
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HUGGINGFACE_HUB_CACHE"):
             os.environ.pop(name, None)
+        os.environ.pop("HF_HUB_OFFLINE", None)  # a loopback server is there, whatever the network is
+        for name in ("NO_PROXY", "no_proxy"):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

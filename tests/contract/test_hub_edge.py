@@ -20,13 +20,9 @@ from bot.errors import InfrastructureError, InputError, RecipeError, Refused
 pytestmark = pytest.mark.contract
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = (
-    "HF_ENDPOINT",
-    "HF_TOKEN",
-    "HF_HOME",
-    "HF_HUB_DISABLE_XET",
-    "RELEASE_BOT_HF_HOME",
-    "HF_HUB_CACHE",
-)
+    "HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_DISABLE_XET", "RELEASE_BOT_HF_HOME", "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE", "NO_PROXY", "no_proxy",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +59,14 @@ def test_against_the_embedded_hub_xet_is_off_and_the_cache_apart(
 ):
     clean.setenv("HF_ENDPOINT", server.url)
     clean.setenv("HF_HUB_CACHE", "/elsewhere")
+    clean.setenv("HF_HUB_OFFLINE", "1")
     assert edge.prepare_environment(tmp_path) is True
     assert os.environ["HF_HUB_DISABLE_XET"] == "1"
     assert Path(os.environ["HF_HOME"]).is_relative_to(tmp_path)
     assert "HF_HUB_CACHE" not in os.environ
     assert os.environ["HF_TOKEN"] == localhub.DEFAULT_TOKEN
+    assert "HF_HUB_OFFLINE" not in os.environ
+    assert "127.0.0.1" in os.environ["NO_PROXY"]
 
 
 def test_pins_are_written_from_the_hub_and_comments_kept(seeded: Hub, tmp_path: Path):

@@ -1,0 +1,42 @@
+"""`make bench`: how quick the command line starts, and what reading and repairing a 20 GB checkpoint costs."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+from tests.bench import bench_checkpoint
+
+RUNS = 7
+
+
+def median_s(*argv: str) -> float:
+    """Median wall time of `python argv`."""
+    times = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *argv], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Print every benchmark."""
+    bare = median_s("-c", "pass")
+    print(f"{'':42}{'seconds':>9}{'÷ bare Python':>16}")
+    for label, argv in (
+        ("python -c pass", ("-c", "pass")),
+        ("import bot", ("-c", "import bot")),
+        ("release-bot --help", ("-m", "bot", "--help")),
+        ("release-bot recipes list", ("-m", "bot", "recipes", "list")),
+    ):
+        seconds = median_s(*argv)
+        print(f"{label:42}{seconds:9.3f}{seconds / bare:16.1f}")
+    print()
+    bench_checkpoint.main()
+
+
+if __name__ == "__main__":
+    main()
