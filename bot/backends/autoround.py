@@ -13,7 +13,8 @@ Traps of 0.16.1, and what is done about each:
   here.
 - A NaN loss never counts as better, so plain rounding stays without a word: losses are read and checked.
 - The MTP head's Linear layers become INT4 unless named, in_proj_a/b by chance do not: all are named.
-- The output lies in a folder of the tool's naming, with one shard a layer when it can resume.
+- The output lies in a folder of the tool's naming, with one shard a layer when it can resume; a kill at the
+  wrong moment leaves a layer twice, half, or unfound (`autoround_resume.py`).
 
 **It resumes**, bit for bit: `AR_RESUME_DIR` keeps the activations between two layers, `AR_DISK_STREAM_MODEL`
 has each finished layer written at once; both the tool's state and its output lie in the resume folder.
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.backends import observe
+from bot.backends.autoround_resume import reconcile
 from bot.backends.autoround_watch import Watch
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
@@ -71,6 +73,7 @@ def quantize(
     expected = observe.expected_modules(shapes, recipe)
     observe.require_divisible(shapes, expected, method.group_size)
     total = observe.num_layers(expected)
+    reconcile(state, base)
     os.environ |= {"AR_RESUME_DIR": str(state / "layers"), "AR_DISK_STREAM_MODEL": "1"}
     os.environ["AR_WORK_SPACE"] = str(state / "work")
     patches = declare_missing() if job.device == "cpu" else []

@@ -27,6 +27,7 @@ mode can pair FOEM's inputs wrongly), so one device is used.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def quantize(
     from gptqmodel import GPTQModel
 
     report.note("GPTQModel cannot resume: what an interrupted run did is done again")
+    shutil.rmtree(Path(job.resume_folder) / "offload", ignore_errors=True)
     report.phase("load", 1)
     started = time.monotonic()
     config = _config(method, job, expected)

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from bot.backends import observe
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
-from bot.models import BackendJob, BackendResult, ParameterUse
+from bot.models import BackendJob, BackendResult, ParameterUse, write_atomically
 from bot.recipe import NvFp4Method, Recipe
 
 if TYPE_CHECKING:
@@ -130,10 +130,8 @@ class Calibrator:
         self._counts = [0] * len(sets)
         self._current = 0
         self._rounds = 0
-        manifest = state / "layers" / "manifest.json"
-        if manifest.is_file():
-            finished = json.loads(manifest.read_text(encoding="utf-8"))["last_completed_layer"] + 1
-            self.resumed = finished if finished < total else 0
+        finished = self._finished()
+        self.resumed = finished if finished < total else 0  # all of them: the tool starts over
         if self.resumed:
             report.note(f"ModelOpt goes on after layer {self.resumed} of {total}")
         report.phase("layers", total)
@@ -159,6 +157,7 @@ class Calibrator:
 
         done = self.resumed + self._rounds
         self._rounds += 1
+        self._counts = [0] * len(self._sets)
         finished, total = 0, sum(len(each) for each in self._sets)
         for index, each in enumerate(self._sets):
             self._current = index
@@ -170,16 +169,23 @@ class Calibrator:
                 if finished % 16 == 0 or finished == total:
                     share = min(self.total, done + 0.95 * finished / total)
                     self._report.progress(round(share, 2), f"{each.use.rows} sample {finished} of {total}")
-        self._forget_old_inputs()
+        if any(
+            self._counts
+        ):  # the last layer's inputs are on disk from now on: a later run does not see them
+            write_atomically(self._state / "seen.json", json.dumps(self._counts).encode())
+        for layer in range(self._finished() - 1):
+            (self._state / "layers" / f"layer_{layer:04d}" / "next_inputs.pt").unlink(missing_ok=True)
 
-    def _forget_old_inputs(self) -> None:
-        kept = sorted(self._state.glob("layers/layer_*/next_inputs.pt"))
-        for path in kept[:-1]:
-            path.unlink()
+    def _finished(self) -> int:
+        try:
+            manifest = self._state / "layers" / "manifest.json"
+            return int(json.loads(manifest.read_text(encoding="utf-8"))["last_completed_layer"]) + 1
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
 
     def seen(self) -> list[int]:
-        """Samples that reached the last layer, of each set."""
-        return self._counts
+        """Samples that the last layer took in, of each set."""
+        return [int(count) for count in json.loads((self._state / "seen.json").read_text(encoding="utf-8"))]
 
 
 def parameters(method: NvFp4Method) -> list[ParameterUse]:

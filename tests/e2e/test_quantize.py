@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from bot import config, localhub
@@ -32,6 +34,7 @@ from bot.stages.quantize import quantize
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[2]
+NUM_LAYERS = json.loads((FIXTURE / "config.json").read_text())["text_config"]["num_hidden_layers"]
 SMALL = {"calibration.sets.*.num_samples": "6", "calibration.sets.*.lengths.max_tokens": "128"}
 SCALE = {
     "gptq-foem-g32": SMALL | {"calibration.sets.*.lengths.min_tokens": "32"},
@@ -177,6 +180,38 @@ def test_evidence_holds_what_the_tool_saw(place: Place, whole: Callable, name: s
     assert evidence.environment_digest == place.environment.digest
 
 
+def test_nvfp4s_errors_are_those_of_a_naive_oracle(whole: Callable):
+    work, evidence = whole("nvfp4")
+    base, made = tensors(FIXTURE), tensors(work / "quantized")
+    for each in evidence.result.modules[:3]:
+        packed, scales = (array(made[f"{each.name}.{part}"]) for part in ("weight", "weight_scale"))
+        scale = float(array(made[f"{each.name}.weight_scale_2"])[()])
+        want = array(base[f"{each.name}.weight"])
+        got = np.zeros_like(want)
+        for row in range(0, want.shape[0], 17):
+            for column in range(want.shape[1]):
+                nibble = int(packed[row, column // 2]) >> (4 * (column % 2)) & 15
+                value = [0, 0.5, 1, 1.5, 2, 3, 4, 6][nibble & 7] * (-1 if nibble & 8 else 1)
+                got[row, column] = value * scales[row, column // 16] * scale
+        error = np.linalg.norm(got[::17] - want[::17]) / np.linalg.norm(want[::17])
+        assert error == pytest.approx(each.loss, rel=0.1)  # of a 17th of the rows
+
+
+def array(tensor: bytes) -> np.ndarray[Any, Any]:
+    """A tensor as floats (or bytes), from what `tensors` returns."""
+    kind, rest = tensor.split(b" ", 1)
+    shape, data = rest.split(b"] ", 1)
+    size = json.loads(shape + b"]")
+    if kind == b"BF16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(size)
+    if kind == b"F8_E4M3":
+        bits = np.frombuffer(data, np.uint8).astype(int)
+        exponent, fraction = bits >> 3 & 15, bits & 7
+        value = np.where(exponent == 0, fraction / 512, (1 + fraction / 8) * 2.0 ** (exponent - 7))
+        return np.where(bits & 128, -value, value).reshape(size)
+    return np.frombuffer(data, {b"U8": np.uint8, b"F32": "<f4"}[kind]).reshape(size)
+
+
 def test_an_unchanged_release_is_not_made_again(place: Place, whole: Callable):
     work, evidence = whole("nvfp4")
     started = time.monotonic()
@@ -216,22 +251,43 @@ def finished_layers(work: Path, name: str) -> int:
     return 0
 
 
-@pytest.mark.parametrize("name", ["autoround-w4a16-g128", "nvfp4"])
-def test_a_killed_run_resumes_bit_for_bit(place: Place, whole: Callable, name: str, tmp_path: Path):
-    killer = kill_worker_when(lambda: finished_layers(tmp_path, name) >= 2)
+@pytest.mark.parametrize(("name", "layers"), [("autoround-w4a16-g128", 2), ("nvfp4", 2), ("nvfp4", -1)])
+def test_a_killed_run_resumes_bit_for_bit(
+    place: Place, whole: Callable, name: str, layers: int, tmp_path: Path
+):
+    layers %= NUM_LAYERS  # -1: only the last layer is left, whose inputs are read back from disk
+    killer = kill_worker_when(lambda: finished_layers(tmp_path, name) >= layers)
     with pytest.raises(InfrastructureError, match="killed by SIGKILL"):
         place.quantize(place.recipe(name), tmp_path)
     killer.join()
     assert not (tmp_path / "quantized").exists()
     done = finished_layers(tmp_path, name)
     evidence = place.quantize(place.recipe(name), tmp_path)
-    assert evidence.result.resumed_layers == done >= 2
+    assert evidence.result.resumed_layers == done >= layers
     assert evidence.result.can_resume
     work, uninterrupted = whole(name)
     assert tensors(tmp_path / "quantized") == tensors(work / "quantized")
     assert evidence.result.modules == uninterrupted.result.modules
     assert evidence.result.calibration == uninterrupted.result.calibration
     assert not (tmp_path / "resume").exists()
+
+
+def test_autoround_goes_on_from_what_a_kill_left_inconsistent(place: Place, whole: Callable, tmp_path: Path):
+    """Shards under their final names, a cut one, and one that holds a layer for the second time."""
+    name = "autoround-w4a16-g128"
+    killer = kill_worker_when(lambda: finished_layers(tmp_path, name) >= 2)
+    with pytest.raises(InfrastructureError):
+        place.quantize(place.recipe(name), tmp_path)
+    killer.join()
+    done = finished_layers(tmp_path, name)
+    (folder,) = (tmp_path / "resume/autoround/output").iterdir()
+    first, second = sorted(folder.glob("model-shard-*"))[:2]
+    shutil.copy(second, folder / "model-shard-00008.safetensors")
+    (folder / "model-shard-00009.safetensors").write_bytes(second.read_bytes()[:-64])
+    first.rename(folder / "model-00001-of-00009.safetensors")
+    evidence = place.quantize(place.recipe(name), tmp_path)
+    assert evidence.result.resumed_layers == done
+    assert tensors(tmp_path / "quantized") == tensors(whole(name)[0] / "quantized")
 
 
 def test_a_killed_gptqmodel_run_leaves_nothing_half_and_starts_over(

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bot import recipe as recipes
-from bot.backends import autoround, gptqmodel, modelopt, observe, worker
+from bot.backends import autoround, autoround_resume, gptqmodel, modelopt, observe, worker
 from bot.backends.autoround_watch import Watch
 from bot.backends.report import Report
 from bot.edges import failures, process
@@ -247,6 +247,85 @@ def test_a_layer_without_a_loss_is_an_error(watch: Watch):
         watch.check()
 
 
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """What AutoRound leaves when it is killed after two layers."""
+    state, folder = tmp_path / "state", tmp_path / "state" / "output" / "tiny-w4g128"
+    autoround_resume.reconcile(state, tmp_path / "base")
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        save_file(layer_tensors(number - 1), folder / f"model-shard-0000{number}.safetensors")
+    (state / "layers" / "group_0").mkdir(parents=True)
+    manifest = {"signature": "x", "completed_blocks": [PREFIX + "0", PREFIX + "1"]}
+    (state / "layers" / "group_0" / "resume_manifest.json").write_text(json.dumps(manifest))
+    (state / "losses.json").write_text("{}")
+    return state
+
+
+def layer_tensors(number: int) -> dict[str, np.ndarray[Any, Any]]:
+    return {f"{PREFIX}{number}.mlp.down_proj.{part}": np.ones((4, 4)) for part in ("qweight", "scales")}
+
+
+def shards(state: Path) -> list[str]:
+    return sorted(path.name for path in (state / "output").glob("*/*"))
+
+
+WHOLE = ["model-shard-00001.safetensors", "model-shard-00002.safetensors"]
+
+
+def test_whole_layers_are_gone_on_from(interrupted: Path, tmp_path: Path):
+    assert autoround_resume.reconcile(interrupted, tmp_path / "base") == [PREFIX + "0", PREFIX + "1"]
+    assert shards(interrupted) == WHOLE
+    assert (interrupted / "losses.json").exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["unnoted layer", "outside the layers", "cut", "twice", "empty", "index", "text"]
+)
+def test_what_is_not_of_finished_layers_is_removed(interrupted: Path, tmp_path: Path, what: str):
+    folder = next((interrupted / "output").iterdir())
+    third, second = folder / "model-shard-00003.safetensors", folder / "model-shard-00002.safetensors"
+    if what == "unnoted layer":
+        save_file(layer_tensors(2), third)
+    elif what == "outside the layers":
+        save_file({"lm_head.weight": np.ones(4), **layer_tensors(1)}, third)
+    elif what == "cut":
+        third.write_bytes(second.read_bytes()[:-8])
+    elif what == "twice":
+        third.write_bytes(second.read_bytes())
+    elif what == "index":
+        (folder / "model.safetensors.index.json").write_text("{}")
+    else:
+        third.write_bytes(b"" if what == "empty" else b"not a shard at all")
+    assert len(autoround_resume.reconcile(interrupted, tmp_path / "base")) == 2
+    assert shards(interrupted) == WHOLE
+
+
+def test_shards_under_their_final_names_are_found(interrupted: Path, tmp_path: Path):
+    for path in list((interrupted / "output").glob("*/*")):
+        path.rename(path.with_name(f"model-{path.name[12:17]}-of-00003.safetensors"))
+    save_file({"lm_head.weight": np.ones(4)}, path.with_name("model-00003-of-00003.safetensors"))
+    assert len(autoround_resume.reconcile(interrupted, tmp_path / "base")) == 2
+    assert shards(interrupted) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "what", ["a finished layer is missing", "another base", "no manifest", "a broken manifest"]
+)
+def test_otherwise_everything_starts_over(interrupted: Path, tmp_path: Path, what: str):
+    base, manifest = tmp_path / "base", interrupted / "layers" / "group_0" / "resume_manifest.json"
+    if what == "a finished layer is missing":
+        next(interrupted.glob("output/*/model-shard-00001*")).unlink()
+    elif what == "another base":
+        base = tmp_path / "elsewhere"
+    elif what == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text("{")
+    assert autoround_resume.reconcile(interrupted, base) == []
+    assert [path.name for path in interrupted.iterdir()] == ["base"]
+
+
 def test_counts_are_shared_over_the_sets_in_order():
     batches = autoround.Batches([Drawn(4), Drawn(8)], 4)
     assert batches.share(12) == [4, 8]
@@ -364,8 +443,8 @@ class Stage:
         recipe = recipes.load("nvfp4")
         release = Release(
             key=key, base=Base(repo_id="a/b", revision="1" * 40), recipe_name="nvfp4",
-            recipe_digest=recipe.digest(), recipe={}, toolchain_epoch=1, overrides={}, rehearsal=True, repinned={}, target_repo="x/y",
-            endpoint_kind="embedded",
+            recipe_digest=recipe.digest(), recipe={}, toolchain_epoch=1, overrides={}, rehearsal=True,
+            repinned={}, target_repo="x/y", endpoint_kind="embedded",
         )  # fmt: skip
         tools = Environment(name="quantize-cpu", python=Path("/env/python"), digest="e" * 64, versions={})
         env = {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_TOKEN": "hf_reading_token"}
@@ -376,7 +455,8 @@ class Stage:
 
 RESULT = BackendResult(
     versions={}, calibration=[], modules=[], loss_unit="", parameters=[], patches=[], num_layers=1,
-    resumed_layers=0, can_resume=True, peak_memory_bytes=5, peak_gpu_memory_bytes=None, load_s=0, quantize_s=0, save_s=0,
+    resumed_layers=0, can_resume=True, peak_memory_bytes=5, peak_gpu_memory_bytes=None, load_s=0,
+    quantize_s=0, save_s=0,
 )  # fmt: skip
 
 
