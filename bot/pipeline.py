@@ -302,8 +302,15 @@ def _require_passed(found: AuditEvidence) -> None:
     )
 
 
+def _is_published(job: Job) -> bool:
+    """Whether this folder's release is out: then its upload and card are history and not made again."""
+    return job.workspace.existing("publish", PublishEvidence) is not None
+
+
 def _upload(job: Job) -> bool:
     space = job.workspace
+    if _is_published(job):
+        return False
     repo.refuse_rehearsal(job.release, job.hub)
     audited = space.read("audit", AuditEvidence)
     _require_passed(audited)
@@ -356,6 +363,8 @@ def evidence_of(job: Job) -> Evidence:
 
 
 def _card(job: Job) -> bool:
+    if _is_published(job):
+        return False
     return card.render_to(job.workspace.card, evidence_of(job))
 
 

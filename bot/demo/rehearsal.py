@@ -41,9 +41,9 @@ SCALE: dict[str, dict[str, str]] = {
 COLUMNS = (
     "recipe",
     "bits/weight",
+    "bits/quantized",
     "quantized",
-    "quantized part",
-    "kept language",
+    "kept layers",
     "embed + head",
     "vision",
     "MTP",
