@@ -6,7 +6,16 @@ from typing import Literal
 
 import yaml
 
-from bot.models import SCHEMA_VERSION, BaseEvidence, Model, QuantizeEvidence, Release, Sha256, UploadEvidence
+from bot.models import (
+    SCHEMA_VERSION,
+    BackendResult,
+    BaseEvidence,
+    Model,
+    QuantizeEvidence,
+    Release,
+    Sha256,
+    UploadEvidence,
+)
 from bot.stages.audit import AuditReport
 from bot.stages.repair import RepairReport
 
@@ -46,6 +55,16 @@ class Evidence(Build):
     """`evidence.json`: the build and its upload; reviewed and published with the card."""
 
     upload: UploadEvidence
+
+
+def losses_csv(result: BackendResult) -> str:
+    """Per-module losses as a table, the same columns for every tool (some write none, or a broken one)."""
+    rows = [f"{m.name},{m.loss!r},{_cell(m.num_samples)},{_cell(m.damp)}\n" for m in result.modules]
+    return "module,loss,num_samples,damp\n" + "".join(rows)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(value)
 
 
 def recipe_yaml(release: Release) -> str:

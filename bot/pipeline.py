@@ -265,7 +265,7 @@ def _copy_by_links(source: Path, target: Path) -> None:
     fresh = target.with_name(target.name + ".partial")
     for stale in (fresh, target):
         shutil.rmtree(stale, ignore_errors=True)
-    shutil.copytree(source, fresh, copy_function=os.link)
+    shutil.copytree(source, fresh, copy_function=os.link, ignore=shutil.ignore_patterns("quant_log.csv"))
     fresh.rename(target)
 
 
@@ -346,7 +346,9 @@ def _build_files(job: Job, audited: AuditEvidence) -> dict[str, Path]:
     )
     write_json(space.extra / "build_evidence.json", build)
     write_atomically(space.extra / "recipe.yaml", evidence.recipe_yaml(job.release).encode())
-    return {name: space.extra / name for name in ("build_evidence.json", "recipe.yaml")}
+    losses = evidence.losses_csv(build.quantize.result)
+    write_atomically(space.extra / "quant_log.csv", losses.encode())
+    return {name: space.extra / name for name in ("build_evidence.json", "recipe.yaml", "quant_log.csv")}
 
 
 def evidence_of(job: Job) -> Evidence:

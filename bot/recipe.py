@@ -257,6 +257,13 @@ class Recipe(_Model):
         kinds = {each.rows for each in self.calibration.sets}
         if "image_text" in kinds and self.method.backend != "modelopt":
             raise ValueError(f"image_text calibration: the {self.method.backend} backend takes text only")
+        if isinstance(self.method, AutoRoundMethod):
+            wrong = [s.num_samples for s in self.calibration.sets if s.num_samples % self.method.batch_size]
+            if wrong:
+                raise ValueError(
+                    f"method.batch_size {self.method.batch_size} does not divide num_samples {wrong[0]}: "
+                    "AutoRound takes whole batches"
+                )
         if self.method.backend == "autoround" and {s.lengths.mode for s in self.calibration.sets} != {
             "exact"
         }:

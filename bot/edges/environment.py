@@ -216,23 +216,27 @@ def _probe(name: str, pip: _Pip, build_log: Path) -> dict[str, str]:
     pip.run([str(pip.python), "-I", "-c", _PROBE], "probing")
     found = json.loads(pip.tail.splitlines()[-1])
     versions = {"python": found["python"], **found["packages"]}
-    refuse_wrong_torch(name, versions.get("torch", "?"), found["cuda"], where=str(build_log))
+    check_torch(name, versions.get("torch", "?"), found["cuda"], where=str(build_log))
     return versions
 
 
-def refuse_wrong_torch(name: str, version: str, cuda: str | None, *, where: str) -> None:
-    """Raise InfrastructureError when torch's build does not fit the environment called `name`."""
-    wanted = "cuda" if name.endswith("cuda") else "cpu"
-    if (cuda is not None) == (wanted == "cuda"):
-        return
-    served = f"for CUDA {cuda}" if cuda else "without CUDA"
-    raise InfrastructureError(
-        f"torch {version} is built {served}, but {name} needs a build for {wanted}",
-        where=where,
-        why="pip installs what the package registry it is configured for serves",
-        fix=f"configure pip (PIP_EXTRA_INDEX_URL, or pip.conf) so that torch comes as its {wanted} build, "
-        "then run it again",
-    )
+def check_torch(name: str, version: str, cuda: str | None, *, where: str) -> None:
+    """Raise InfrastructureError when a GPU's environment got a torch that cannot use it.
+
+    The other way round it is said and accepted: a CUDA build runs on a CPU too, it is only several GB larger,
+    and on many machines it is what the package registry serves.
+    """
+    if name.endswith("cuda") and cuda is None:
+        raise InfrastructureError(
+            f"torch {version} is built without CUDA, but {name} needs a build for it",
+            where=where,
+            why="pip installs what the package registry it is configured for serves",
+            fix="configure pip so that torch comes as its CUDA build, then run it again",
+        )
+    if name.endswith("cpu") and cuda is not None:
+        log.warning(
+            f"torch {version} is a build for CUDA {cuda}: it works without a GPU, and takes more disk"
+        )
 
 
 def _refuse_full_disk(name: str, folder: Path) -> None:

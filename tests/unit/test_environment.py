@@ -132,24 +132,37 @@ def test_a_full_disk_is_refused_before_anything_is_made(
     assert calls == []
 
 
-def test_a_torch_for_another_device_is_refused(
-    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cuda_torch_on_a_cpu_machine_is_said_and_taken(
+    requirements: Path,
+    calls: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setitem(PROBED, "cuda", "13.0")
-    with pytest.raises(
-        InfrastructureError, match=r"torch 2\.13\.0\+cpu is built for CUDA 13\.0, but quantize-cpu"
-    ):
-        environment.ensure("quantize-cpu", tmp_path / "home")
-    monkeypatch.setitem(PROBED, "cuda", None)
+    environment.ensure("quantize-cpu", tmp_path / "home")
+    assert "is a build for CUDA 13.0" in capsys.readouterr().err
+
+
+def test_what_was_refused_is_not_taken_for_ready(
+    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise InfrastructureError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "check_torch", refuse)
+        with pytest.raises(InfrastructureError):
+            environment.ensure("quantize-cpu", tmp_path / "home")
     built = len(calls)
     environment.ensure("quantize-cpu", tmp_path / "home")
-    assert len(calls) > built  # what was refused is not taken for ready
+    assert len(calls) > built
 
 
 def test_the_cuda_environment_wants_cuda():
-    environment.refuse_wrong_torch("quantize-cuda", "2.13.0", "13.0", where="x")
+    environment.check_torch("quantize-cuda", "2.13.0", "13.0", where="x")
     with pytest.raises(InfrastructureError, match="without CUDA"):
-        environment.refuse_wrong_torch("quantize-cuda", "2.13.0+cpu", None, where="x")
+        environment.check_torch("quantize-cuda", "2.13.0+cpu", None, where="x")
 
 
 def test_a_failing_pip_shows_its_last_lines(

@@ -102,6 +102,17 @@ def test_a_bad_recipe_names_line_field_and_what_was_given(before, after, line, w
     assert words in message
 
 
+def test_autoround_takes_whole_batches_of_one_length():
+    text = (recipes.RECIPES_DIR / "autoround-w4a16-g128.yaml").read_text(encoding="utf-8")
+    for change, words in (
+        ("num_samples: 127", "does not divide num_samples 127"),
+        ("mode: truncate", "one length"),
+    ):
+        changed = text.replace("num_samples: 128" if "num" in change else "mode: exact", change)
+        with pytest.raises(RecipeError, match=words):
+            recipes.parse(changed, where="x.yaml", name="autoround-w4a16-g128")
+
+
 def test_the_line_is_that_of_the_field():
     line = FOEM.replace("mse: 2.0", "msee: 2.0").splitlines().index("  msee: 2.0") + 1
     with pytest.raises(RecipeError, match=f"x.yaml:{line}: method.msee"):
