@@ -2,7 +2,7 @@
 
 Card text is untrusted. Metadata is read with the safe YAML loader, a size limit and no aliases; text is
 rendered with raw HTML disabled, so that markup in a card is shown, never run. Links keep only safe schemes
-(markdown-it's own check), and relative images are pointed at this repo's files. """
+(markdown-it's own check), and relative images are pointed at this repo's files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Differences between two trees: which paths, and git's unified text.
 
-Large files are compared by their pointers, as git does. A text above `MAX_TEXT_BYTES`, or one that is not
-UTF-8, is only said to differ.
-"""
+Large files are compared by their pointers, as git does. A text above `MAX_TEXT_BYTES` or `MAX_LINES`, or one
+that is not UTF-8, is only said to differ."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from bot.localhub.objects import Entry, lfs_pointer
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_DIFF_CHARS = 4 << 20
+MAX_LINES = 20_000
 
 
 def changed(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, Entry | None]:
@@ -64,7 +64,7 @@ def _text(blobs: BlobStore, entry: Entry | None) -> str | None:
         text = blobs.read(entry.sha256).decode()
     except UnicodeDecodeError:
         return None
-    return None if "\0" in text else text
+    return None if "\0" in text or text.count("\n") > MAX_LINES else text
 
 
 def oid_of(entry: Entry | None) -> str | None:

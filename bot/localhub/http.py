@@ -31,9 +31,9 @@ from bot.localhub.errors import BadRequest, Forbidden, HubError, RepoNotFound, U
 from bot.localhub.hub import Hub
 from bot.localhub.repos import REPO_TYPES, Repo
 from bot.localhub.store import Commit
+from bot.localhub.webhooks import is_loopback
 
 MAX_BODY_BYTES = 32 << 20
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 COOKIE = "embedded_hub_token"
 _log = logging.getLogger("bot.localhub")
 
@@ -282,7 +282,7 @@ class RawPath:
         if scope["type"] == "http":
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if not self.any_host and name not in LOOPBACK_NAMES:
+            if not self.any_host and not is_loopback(name.strip("[]")):
                 refused = JSONResponse(
                     {"error": "this embedded Hub answers on loopback names only"}, status_code=421
                 )

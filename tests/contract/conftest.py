@@ -141,9 +141,8 @@ def hub(request: pytest.FixtureRequest) -> Hub:
     """Either Hub, for what both must do alike."""
     if request.param == "embedded":
         return request.getfixturevalue("embedded")
-    endpoint = "https://" + "huggingface" + ".co"
-    namespace = HfApi(endpoint=endpoint, token=REAL_TOKEN).whoami()["name"]
-    return Hub(endpoint=endpoint, token=REAL_TOKEN, namespace=namespace, is_real=True)
+    namespace = HfApi(token=REAL_TOKEN).whoami()["name"]
+    return Hub(endpoint=constants.ENDPOINT, token=REAL_TOKEN, namespace=namespace, is_real=True)
 
 
 @pytest.fixture

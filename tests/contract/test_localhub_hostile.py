@@ -160,6 +160,7 @@ def test_another_host_name_is_refused(embedded: Hub) -> None:
     assert ask(embedded.endpoint, "GET", "/api/models", Host="evil.example").status == 421
     assert ask(embedded.endpoint, "GET", "/api/models", Host="127.0.0.1.evil.example:80").status == 421
     assert ask(embedded.endpoint, "GET", "/api/models", Host="localhost:1234").status == 200
+    assert ask(embedded.endpoint, "GET", "/api/models", Host="[::1]:80").status == 200
 
 
 def test_errors_do_not_break_headers(embedded: Hub) -> None:

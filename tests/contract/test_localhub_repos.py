@@ -208,3 +208,14 @@ def test_super_squash(hub: Hub, repo: str) -> None:
     hub.api.super_squash_history(repo, commit_message="all in one")
     assert [commit.title for commit in hub.api.list_repo_commits(repo)] == ["all in one"]
     assert "a.txt" in hub.api.list_repo_files(repo)
+
+
+def test_a_space(hub: Hub) -> None:
+    name = hub.name()
+    hub.api.create_repo(name, repo_type="space", space_sdk="static", private=True)
+    try:
+        hub.api.upload_file(repo_id=name, repo_type="space", path_in_repo="a.txt", path_or_fileobj=b"a")
+        assert hub.api.space_info(name).sdk == "static"
+        assert "a.txt" in hub.api.list_repo_files(name, repo_type="space")
+    finally:
+        hub.api.delete_repo(name, repo_type="space")
