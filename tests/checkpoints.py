@@ -202,7 +202,7 @@ def pack_int(
     signed: bool = False,
     asym: bool = False,
 ) -> dict[str, Tensor]:
-    """RTN to qweight, qzeros, scales[, g_idx]; `signed` makes every other scale negative, as AutoRound does."""
+    """RTN to qweight, qzeros, scales[, g_idx]; `signed`: every other scale negative, as from AutoRound."""
     out, width = weight.shape
     groups, top, half = width // group, 2**bits - 1, 2 ** (bits - 1)
     w = weight.reshape(out, groups, group).astype(np.float64)
@@ -317,8 +317,8 @@ def quantization_config(
     if packing.startswith("gptq"):
         patterns = ["-:.*mtp.*", "-:.*visual.*", "-:.*in_proj_(a|b|ba)$", "-:.*lm_head$"]
         return {
-            "bits": bits, "checkpoint_format": packing, "desc_act": False, "group_size": group, "lm_head": False,
-            "quant_method": "gptq", "sym": True, "dynamic": {p: {} for p in patterns},
+            "bits": bits, "checkpoint_format": packing, "desc_act": False, "group_size": group,
+            "lm_head": False, "quant_method": "gptq", "sym": True, "dynamic": {p: {} for p in patterns},
             "modules_in_block_to_quantize": [packed], "meta": {"quantizer": ["gptqmodel:7.6.0"]},
         }  # fmt: skip
     if packing.startswith("auto_round"):
@@ -330,7 +330,8 @@ def quantization_config(
         }  # fmt: skip
     gates = [name for name in kept if "in_proj_" in name]
     return {
-        "quant_algo": "NVFP4", "quant_method": "modelopt", "ignore": ["lm_head", "model.visual*", "mtp*", *gates],
+        "quant_algo": "NVFP4", "quant_method": "modelopt",
+        "ignore": ["lm_head", "model.visual*", "mtp*", *gates],
         "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
         "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
         "producer": {"name": "modelopt", "version": "0.47.0"},

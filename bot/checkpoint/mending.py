@@ -20,6 +20,7 @@ from bot.checkpoint.lists import (
     ignored_of,
     not_excluded,
     resolve_bits,
+    to_engine,
     to_listed,
 )
 
@@ -135,13 +136,12 @@ def _right(key: str, value: Config, linears: Mapping[str, bool], default: int) -
     """Whether one entry alone says nothing false of any Linear that it is about."""
     bits = value.get("bits", default)
     is_packed = isinstance(bits, int) and bits < 16
-    outcome = {True: 4, False: 16}
-    for name, packed in linears.items():
-        if packed is not is_packed:
-            with_it = resolve_bits(name, {key: value}, [], outcome[packed])
-            if with_it is not packed:
-                return False
-    return True
+    otherwise = 16 if is_packed else 4
+    return all(
+        resolve_bits(name, {spelled: value}, [], otherwise) is not is_packed
+        for name in _spellings(linears, packed=not is_packed)
+        for spelled in {key, to_engine(key)}
+    )
 
 
 def _unnamed(config: Config, linears: Mapping[str, bool]) -> list[str]:

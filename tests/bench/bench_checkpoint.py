@@ -4,13 +4,13 @@ The checkpoints have Qwen3.6-27B's names and shapes, in sparse files: nothing bu
 measurement runs in a process of its own, so that its peak memory is its own. Ratios, not seconds, are what
 carries over to another machine.
 
-    headers          audit --headers of 1,199 base tensors packed as GPTQ g128, about 20 GB: within 1 s, 200 MiB
+    headers          audit --headers of 1,199 base tensors packed at 4 bits, about 20 GB: within 1 s, 200 MiB
     repair           mtp.fc packed: without a base (dequantized), and with one (every kept byte compared)
-    load everything  the usual way to rebuild an index: open every shard, get every tensor, add up its bytes
+    load             the usual way to rebuild an index: open every shard, get every tensor, add up its bytes
 
-What is read of a sparse file comes from memory, so the loading side is flattered; holes, which repair skips
-when it compares and copies, flatter the repair with a base: see the row on data, which has no holes and is
-scaled down.
+Sparse files flatter both sides. Loading reads zeros instead of a disk. Repair passes over holes when it
+compares kept tensors with the base and when it copies: on real data it reads the kept bytes of both sides
+(6.9 GB each at this size) besides the shard it rewrites.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def layer(full: bool) -> dict[str, tuple[int, ...]]:
         "mlp.down_proj.weight": (HIDDEN, INTER),
     }
     if full:
-        heads = {"q_proj": (12288, HIDDEN), "k_proj": (1024, HIDDEN), "v_proj": (1024, HIDDEN), "o_proj": (HIDDEN, 6144)}
+        heads = {"q_proj": (12288, HIDDEN), "k_proj": (1024, HIDDEN), "v_proj": (1024, HIDDEN)}
+        heads["o_proj"] = (HIDDEN, 6144)
         shapes |= {f"self_attn.{name}.weight": shape for name, shape in heads.items()}
         return shapes | {"self_attn.q_norm.weight": (256,), "self_attn.k_norm.weight": (256,)}
     return shapes | {
@@ -80,14 +81,17 @@ def base_shapes() -> Shapes:
         "merger.linear_fc2.weight": (HIDDEN, 4 * h),
         "merger.linear_fc2.bias": (HIDDEN,),
     }
-    linears = {"attn.qkv": (3 * h, h), "attn.proj": (h, h), "mlp.linear_fc1": (inter, h), "mlp.linear_fc2": (h, inter)}
+    linears = {"attn.qkv": (3 * h, h), "attn.proj": (h, h)}
+    linears |= {"mlp.linear_fc1": (inter, h), "mlp.linear_fc2": (h, inter)}
     for i in range(VISION_BLOCKS):
         for norm in ("norm1", "norm2"):
             vision |= {f"blocks.{i}.{norm}.weight": (h,), f"blocks.{i}.{norm}.bias": (h,)}
         for name, shape in linears.items():
             vision |= {f"blocks.{i}.{name}.weight": shape, f"blocks.{i}.{name}.bias": shape[:1]}
     shapes |= {f"model.visual.{k}": v for k, v in vision.items()}
-    shapes |= {f"mtp.layers.0.{k}": v for k, v in layer(True).items()} | {"mtp.fc.weight": (HIDDEN, 2 * HIDDEN)}
+    shapes |= {f"mtp.layers.0.{k}": v for k, v in layer(True).items()} | {
+        "mtp.fc.weight": (HIDDEN, 2 * HIDDEN)
+    }
     shapes |= {f"mtp.{n}.weight": (HIDDEN,) for n in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
     return {name: ("BF16", shape) for name, shape in shapes.items()}
 
@@ -110,8 +114,8 @@ def packed_shapes(base: Shapes, *, fc: bool) -> Shapes:
     return shapes
 
 
-def write_sparse(folder: Path, shapes: Shapes, *, shards: int, quantized: bool, dense: bool = False) -> int:
-    """A checkpoint without data (`dense`: with zeros on disk), `mtp.*` in the last shard; returns its tensor bytes."""
+def write_sparse(folder: Path, shapes: Shapes, *, shards: int, quantized: bool) -> int:
+    """A checkpoint without data, `mtp.*` in the last shard; returns its tensor bytes."""
     folder.mkdir(parents=True)
     sizes = {name: prod(shape) * ITEM[dtype] for name, (dtype, shape) in shapes.items()}
     total, at = sum(sizes.values()), 0
@@ -135,10 +139,6 @@ def write_sparse(folder: Path, shapes: Shapes, *, shards: int, quantized: bool, 
         with (folder / file).open("wb") as out:
             out.write(struct.pack("<Q", len(text)) + text)
             out.truncate(8 + len(text) + end)
-            if dense:
-                os.posix_fallocate(out.fileno(), 0, 8 + len(text) + end)
-                for _ in range(0, end, 4 << 20):
-                    out.write(bytes(min(4 << 20, end - (out.tell() - 8 - len(text)))))
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config: dict[str, Any] = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5"}
@@ -174,22 +174,12 @@ def repair_fc(folder: str, base: str) -> str:
 
     source = open_source(base) if base else None
     report = repair(Path(folder), base=source, recipe=load("autoround-w4a16-g128"))
-    return f"{sum(name.endswith('.safetensors') for a in report.actions for name in set(a.files))} shard rewritten"
+    files = {name for action in report.actions for name in action.files if name.endswith(".safetensors")}
+    return f"{len(files)} shard rewritten"
 
 
-def load_everything(folder: str, _: str) -> str:
-    """Every tensor of every shard through the safetensors library, one at a time, to add up its bytes."""
-    from safetensors import deserialize
-
-    total = 0
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        for _name, tensor in deserialize(path.read_bytes()):
-            total += len(tensor["data"])
-    return f"{total / 1e9:.1f} GB"
-
-
-def load_by_tensor(folder: str, _: str) -> str:
-    """As above through `safe_open`, where NumPy knows the type; BF16 is read as the bytes that it is."""
+def load(folder: str, _: str) -> str:
+    """Every tensor of every shard as bytes of its own, to add up their sizes."""
     total = 0
     for path in sorted(Path(folder).glob("*.safetensors")):
         with path.open("rb") as file:
@@ -205,7 +195,7 @@ def load_by_tensor(folder: str, _: str) -> str:
 TASKS: dict[str, Callable[[str, str], str]] = {
     "headers": audit_headers,
     "repair": repair_fc,
-    "load": load_by_tensor,
+    "load": load,
 }
 
 
@@ -221,7 +211,11 @@ def measure(task: str, folder: Path, base: Path | None) -> dict[str, Any]:
     argv = [sys.executable, __file__, task, str(folder), str(base or "")]
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        argv, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": ""}
+        argv,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": ""},
     )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -235,7 +229,10 @@ def main() -> None:
         write_sparse(root / "good", packed_shapes(shapes, fc=False), shards=5, quantized=True)
         rows = [
             ("audit headers, no base", measure("headers", root / "good", None)),
-            (f"audit headers, base of {len(shapes):,} tensors", measure("headers", root / "good", root / "base")),
+            (
+                f"audit headers, base of {len(shapes):,} tensors",
+                measure("headers", root / "good", root / "base"),
+            ),
         ]
         rows.append(("load every tensor, 20 GB", measure("load", root / "good", None)))
         naive = rows[-1][1]["seconds"]
@@ -243,10 +240,10 @@ def main() -> None:
             write_sparse(root / "broken", packed_shapes(shapes, fc=True), shards=5, quantized=True)
             rows.append((label, measure("repair", root / "broken", base)))
             shutil.rmtree(root / "broken")
-        print(f"{'':42}{'seconds':>9}{'peak MiB':>10}{'load everything ÷ this':>24}  note")
+        print(f"{'':42}{'seconds':>9}{'peak MiB':>10}{'loading ÷ this':>16}  note")
         for label, row in rows:
             ratio = f"{naive / row['seconds']:.1f}"
-            print(f"{label:42}{row['seconds']:9.2f}{row['peak_mib']:10.0f}{ratio:>24}  {row['note']}")
+            print(f"{label:42}{row['seconds']:9.2f}{row['peak_mib']:10.0f}{ratio:>16}  {row['note']}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -132,10 +133,8 @@ def test_a_lying_header_length_is_refused(tmp_path: Path, length: int) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_headers_give_typed_errors_only(data: bytes) -> None:
-    try:
+    with contextlib.suppress(InputError):
         parse(data)
-    except InputError:
-        pass
 
 
 _values = st.recursive(
@@ -175,10 +174,8 @@ def test_a_damaged_checkpoint_never_gives_a_traceback(tmp_path: Path, data: st.D
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (folder / "model.safetensors").write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
-    try:
+    with contextlib.suppress(InputError):
         read_checkpoint(FolderSource(folder))
-    except InputError:
-        pass
 
 
 def write_index(folder: Path, content: Any) -> FolderSource:

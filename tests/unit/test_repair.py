@@ -121,8 +121,8 @@ def leak_path(made: c.Draft) -> None:
 
 
 DRAFT_FAULTS = [
-    lose_norm, lose_mtp, alter_visual, widen_norm, pack_fc, pack_mtp_layer, pack_visual, pack_gates, add_orphan,
-    empty_lists, leak_path,
+    lose_norm, lose_mtp, alter_visual, widen_norm, pack_fc, pack_mtp_layer, pack_visual, pack_gates,
+    add_orphan, empty_lists, leak_path,
 ]  # fmt: skip
 
 

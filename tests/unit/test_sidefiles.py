@@ -43,8 +43,8 @@ def test_other_files(path: str) -> None:
     "text",
     [
         "/home/me/model", "/root/x", "/tmp/tmpabc", "/mnt/nvme/ck", "/workspace/out", "/data/models/q",
-        "/Users/me/x", "C:\\Users\\me\\model", "D:/Users/me", "file:///home/me/x", "./offload/abc", "../base", "~/models/x",
-        "/tmp",
+        "/Users/me/x", "C:\\Users\\me\\model", "D:/Users/me", "file:///home/me/x", "./offload/abc",
+        "../base", "~/models/x", "/tmp",
         "/scratch/run-1/out", "/some/where/else/entirely", "--model /home/me/x --out y", "path=/mnt/a/b",
         "see /workspace/out.",
     ],
