@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bot import __version__, commands, log
 from bot.commands import Handler
-from bot.errors import InfrastructureError, Interrupted, ReleaseBotError
+from bot.errors import InfrastructureError, Interrupted, ReleaseBotError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
-    log.configure(quiet=getattr(arguments, "quiet", False))
+    texts = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug = "--json" in texts, "--debug" in texts
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # a cancelled job ends as ^C does: children first
     try:
+        arguments = _parser().parse_args(texts)
+        log.configure(quiet=getattr(arguments, "quiet", False))
         handler: Handler = arguments.handler
         return handler(arguments)
     except KeyboardInterrupt:
@@ -44,23 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             fix="run again with --debug and report what it prints",
         )
         error.__cause__ = e
-    if arguments.debug:
+    if debug:
         import traceback
 
         traceback.print_exception(error.__cause__ or error)
     log.error(error.title, str(error))
-    if getattr(arguments, "json", False):
-        commands.print_json(
-            {
-                "error": {
-                    "title": error.title,
-                    "what": error.what,
-                    "where": error.where,
-                    "exit_code": error.exit_code,
-                }
-            }
-        )
+    if as_json:
+        commands.print_json({"schema_version": 1, "error": error.as_json()})
     return error.exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are the bot's own errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, fix=f"`{self.prog} --help` shows how it is used")
 
 
 def _interrupt(*_: object) -> None:
@@ -83,7 +84,7 @@ def _os_error(error: OSError) -> ReleaseBotError:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="release-bot",
         description="Quantized Qwen releases with their evidence: quantize, repair, audit, card, publish.",
         epilog="exit codes: 0 ok, 1 internal, 2 usage or recipe, 3 unreadable input, 4 infrastructure, "
@@ -128,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
         child.add_argument(
             "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
         )
+        if stage == "upload":
+            child.add_argument(
+                "--restage",
+                action="store_true",
+                help="withdraw the open or refused pull request and open a new one",
+            )
         if stage == "publish":
             child.add_argument(
                 "--card",
@@ -171,8 +178,8 @@ _STAGE_HELP = {
 }
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common() -> _Parser:
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     common.add_argument("--quiet", action="store_true", help="no progress, only warnings and errors")
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -204,13 +211,19 @@ def _recipes_parser(subcommands: Any, common: argparse.ArgumentParser) -> None:
             )
 
 
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; 0 to 65535, 0 picks a free one")
+    return int(text)
+
+
 def _hub_parser(subcommands: Any, common: argparse.ArgumentParser) -> None:
     hub = subcommands.add_parser("hub", help="the embedded Hub")
     kinds = hub.add_subparsers(metavar="serve", required=True)
     serve = kinds.add_parser("serve", help="serve a folder as a Hub on loopback", parents=[common])
     serve.set_defaults(handler=commands.hub_serve)
     serve.add_argument("directory", type=Path, metavar="DIR")
-    serve.add_argument("--port", type=int, default=8765, help="0 picks a free one")
+    serve.add_argument("--port", type=_port, default=8765, help="0 picks a free one")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--accounts", type=Path, metavar="FILE", help="users, tokens and organizations (YAML)")
     serve.add_argument(

@@ -56,18 +56,21 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from bot import config, pipeline
+    """`release-bot run`."""
+    from bot import config, job, pipeline
 
     settings = config.load()
     overrides = _pairs(arguments.overrides)
     pipeline.check_stage(arguments.until)
-    recipe = pipeline.load_recipe(arguments.recipe, overrides)
+    recipe = job.load_recipe(arguments.recipe, overrides)
     hub = _connect(settings)
-    job = pipeline.prepare(arguments.base, recipe, overrides, hub, settings, arguments.work or settings.work)
-    return _finish(pipeline.run(job, until=arguments.until), arguments)
+    made = job.prepare(arguments.base, recipe, overrides, hub, settings, arguments.work or settings.work)
+    return _finish(pipeline.run(made, until=arguments.until), arguments)
 
 
 def one_stage_of(stage: str) -> Handler:
+    """The command that runs one stage of an existing release."""
+
     def handler(arguments: argparse.Namespace) -> int:
         return _one_stage(arguments, stage, arguments.key)
 
@@ -75,15 +78,22 @@ def one_stage_of(stage: str) -> Handler:
 
 
 def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
-    from bot import config, naming, pipeline
+    from bot import config, job, naming, pipeline
 
     settings = config.load()
     naming.parse_key(key)
-    hub = _connect(settings)
-    job = pipeline.reopen(
-        key, hub, settings, arguments.work or settings.work, card=getattr(arguments, "card", None)
+    found = job.reopen(
+        key,
+        _connect(settings),
+        settings,
+        arguments.work or settings.work,
+        card=getattr(arguments, "card", None),
+        restage=getattr(arguments, "restage", False),
     )
-    return _finish(pipeline.run(job, only=stage), arguments)
+    evidence = pipeline.run_one(found, stage)
+    if arguments.json:
+        print_json(evidence)
+    return 0
 
 
 def _finish(summary: Output, arguments: argparse.Namespace) -> int:

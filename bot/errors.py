@@ -8,7 +8,7 @@ also decides what an unattended run does: only `InfrastructureError` is retried.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ReleaseBotError(Exception):
@@ -23,6 +23,19 @@ class ReleaseBotError(Exception):
         self.where = where
         self.why = why
         self.fix = fix
+        self.problems: list[Any] = []
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as `--json` prints it; `problems` names each single one where there are several."""
+        return {
+            "title": self.title,
+            "what": self.what,
+            "where": self.where,
+            "why": self.why,
+            "fix": self.fix,
+            "problems": self.problems,
+            "exit_code": self.exit_code,
+        }
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -14,49 +14,28 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot import base as bases
-from bot import evidence, log, naming, recipe_pins, repo
-from bot import recipe as recipes
-from bot.checkpoint.source import FolderSource, HubSource, Source
-from bot.config import Config
+from bot import evidence, log, repo
+from bot.checkpoint.source import FolderSource, Source
 from bot.edges import environment
 from bot.edges.device import device
-from bot.edges.hub import Hub
-from bot.errors import AuditFailed, RecipeError, Refused, UsageError
+from bot.errors import AuditFailed, Refused, UsageError
 from bot.evidence import AuditEvidence, Evidence, RepairEvidence
+from bot.job import Job, require_key
 from bot.models import (
-    Base,
-    BaseEvidence,
     PublishEvidence,
     QuantizeEvidence,
-    Release,
     UploadEvidence,
     write_atomically,
     write_json,
 )
-from bot.recipe import Recipe
 from bot.stages import audit, card, publish, quantize, repair, upload
-from bot.workspace import Workspace, fingerprint
+from bot.workspace import fingerprint
 
 STAGES = ("quantize", "repair", "audit", "upload", "card", "publish")
 Summary = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A release with everything that its stages need."""
-
-    workspace: Workspace
-    release: Release
-    recipe: Recipe
-    base: BaseEvidence
-    hub: Hub
-    config: Config
-    card: Path
 
 
 def check_stage(name: str | None) -> None:
@@ -67,106 +46,48 @@ def check_stage(name: str | None) -> None:
         raise UsageError(f"there is no stage {name!r}", fix=f"{hint}Stages: {', '.join(STAGES)}")
 
 
-def load_recipe(name: str, overrides: dict[str, str]) -> Recipe:
-    """The recipe called `name` with `--set` values applied. Raises RecipeError."""
-    found = recipes.load(name)
-    if not overrides:
-        return found
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes.RECIPES_DIR / f"{name}.yaml"
-    return recipes.parse(
-        path.read_text(encoding="utf-8"), where=f"{path} with --set", name=path.stem, overrides=overrides
-    )
-
-
-def prepare(
-    base_text: str, recipe: Recipe, overrides: dict[str, str], hub: Hub, config: Config, work: Path
-) -> Job:
-    """Resolve the base once, check that the recipe is for it, and claim the release's folder.
-
-    Nothing but the base's config and headers is read. Raises InputError, RecipeError, Refused.
-    """
-    repo_id, revision = naming.parse_base(base_text)
-    with log.step(f"Looking at {base_text}"):
-        state = hub.state(repo_id, revision)
-        base = Base(repo_id=state.repo_id, revision=state.revision)
-        head = state.revision if revision is None else hub.head(repo_id)
-        checkpoint = bases.read(HubSource(base.repo_id, base.revision))
-        found = bases.describe(checkpoint, state, base=base, head=head)
-        bases.refuse_unfit(checkpoint, found, recipe)
-        resolved, repinned = recipe_pins.for_embedded_hub(recipe, hub) if hub.embedded else (recipe, {})
-        if resolved.unpinned():
-            raise RecipeError(
-                f"{', '.join(resolved.unpinned())} is unpinned",
-                where=f"recipe {recipe.name}",
-                why="a release names the exact revision of what it was calibrated on",
-                fix=f"`release-bot recipes pin {recipe.name}`, or rehearse on an embedded Hub",
-            )
-    release = Release(
-        key=naming.release_key(base, resolved, config.toolchain_epoch),
-        base=base,
-        recipe_name=recipe.name,
-        recipe_digest=resolved.digest(),
-        recipe=resolved.model_dump(mode="json"),
-        toolchain_epoch=config.toolchain_epoch,
-        overrides=overrides,
-        rehearsal=bool(overrides or repinned),
-        repinned=repinned,
-        target_repo=naming.target_repo(config.organization, base, recipe),
-        endpoint_kind=hub.kind,
-    )
-    workspace = Workspace(work / release.key)
-    workspace.claim(release)
-    if workspace.existing("base", BaseEvidence) is None:
-        write_json(workspace.evidence("base"), found)
-    log.info(
-        f"  release {release.key}: {base.repo_id}@{base.revision[:8]} by {recipe.name} "
-        f"→ {release.target_repo}"
-    )
-    return _job(workspace, hub, config)
-
-
-def reopen(key: str, hub: Hub, config: Config, work: Path, *, card: Path | None = None) -> Job:
-    """The job whose folder exists already. Raises InputError when there is none."""
-    return _job(Workspace(work / naming.parse_key(key)), hub, config, card)
-
-
-def _job(workspace: Workspace, hub: Hub, config: Config, card: Path | None = None) -> Job:
-    release = workspace.release()
-    return Job(
-        workspace=workspace,
-        release=release,
-        recipe=Recipe.model_validate(release.recipe),
-        base=workspace.read("base", BaseEvidence),
-        hub=hub,
-        config=config,
-        card=card or workspace.card,
-    )
-
-
-def run(job: Job, *, until: str | None = None, only: str | None = None) -> Summary:
-    """Run the stages up to `until`, or one; returns what `--json` prints.
+def run(job: Job, *, until: str | None = None) -> Summary:
+    """Run the stages up to `until`; returns what `--json` prints.
 
     On the real Hub the default ends with the card, since a person reviews it before it is published.
+    What could not be uploaded at the end is refused at the start.
     """
     last = until or ("publish" if job.hub.embedded else "card")
-    names = [only] if only else STAGES[: STAGES.index(last) + 1]
+    names = STAGES[: STAGES.index(last) + 1]
     states: dict[str, str] = {}
-    if not only and "upload" in names and (done := _done_elsewhere(job)):
-        return summary(job, dict.fromkeys(names, done))
+    if "upload" in names:
+        repo.refuse_rehearsal(job.release, job.hub)
+        if done := _done_elsewhere(job):
+            return summary(job, dict.fromkeys(names, done))
     with job.workspace.locked():
         for name in names:
-            with log.step(name):
-                states[name] = "done" if _RUNNERS[name](job) else "unchanged"
-                log.info(f"  {states[name]}")
+            states[name] = _run_stage(job, name)
     return summary(job, states)
 
 
-def _done_elsewhere(job: Job) -> str | None:
-    """`staged` or `published` when the Hub holds this key and this folder did not put it there.
+def run_one(job: Job, name: str) -> dict[str, Any]:
+    """Run one stage; returns its evidence."""
+    with job.workspace.locked():
+        _run_stage(job, name)
+    path = job.card / "evidence.json" if name == "card" else job.workspace.evidence(name)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
-    Such work is not done again: quantizing twice gives other bytes. Raises Refused when it was refused.
+
+def _run_stage(job: Job, name: str) -> str:
+    with log.step(name):
+        state = "done" if _RUNNERS[name](job) else "unchanged"
+        log.info(f"  {state}")
+    return state
+
+
+def _done_elsewhere(job: Job) -> str | None:
+    """`staged` or `published` when the Hub holds this key and this folder did not make it.
+
+    Such work is not done again: quantizing twice gives other bytes. Where the folder holds an audited
+    checkpoint, the stages go on from it instead. Raises Refused when the release was refused.
     """
-    if job.workspace.evidence("upload").is_file():
+    if job.workspace.evidence("audit").is_file():
         return None
     found = upload.standing(job.release, job.hub)
     if found is None:
@@ -324,7 +245,9 @@ def _upload(job: Job) -> bool:
         )
     inputs = _digest("upload", audited.inputs_digest, space.read("quantize", QuantizeEvidence).inputs_digest)
     before = space.existing("upload", UploadEvidence)
-    if before and before.inputs_digest == inputs:
+    if job.restage:
+        upload.withdraw(job.release, job.hub)
+    elif before and before.inputs_digest == inputs and upload.standing(job.release, job.hub):
         return False
     extra = _build_files(job, audited)
     files = repo.digests(space.checkpoint, extra)
@@ -374,29 +297,38 @@ def _publish(job: Job) -> bool:
     space = job.workspace
     files = publish.card_files(job.card)
     reviewed = card.check(job.card)
-    if reviewed.release.key != job.release.key:
-        raise Refused(
-            f"the card is of release {reviewed.release.key}, not of {job.release.key}",
-            where=str(job.card),
-            fix="name the folder of this release's card",
-        )
+    _require_same(job, reviewed)
     before = space.existing("publish", PublishEvidence)
     changes: list[str] = []
     found = publish.publish(
-        reviewed.release,
-        reviewed.base,
+        job.release,
+        job.base,
         reviewed.upload,
         files,
         audit_passed=reviewed.audit.report.passed,
         hub=job.hub,
         collection=job.config.collection,
+        before=before,
         after_step=changes.append,
     )
-    if before is None or changes or before.collection != found.collection:
+    if before is None or changes:
         write_json(space.evidence("publish"), found)
     if found.collection_error:
         raise publish.collection_failure(found)
-    return bool(set(changes) - {"tag"})
+    return bool(changes)
+
+
+def _require_same(job: Job, reviewed: Evidence) -> None:
+    """The reviewed card is of this very job: what is published is what this key stands for."""
+    require_key(reviewed.release, job.release.key)
+    same = reviewed.release == job.release and reviewed.base == job.base
+    if not same or reviewed.upload != job.workspace.read("upload", UploadEvidence):
+        raise Refused(
+            "the card's evidence is not the evidence of this release",
+            where=str(job.card),
+            why="it was edited, or rendered before the release was staged again",
+            fix=f"render it again: `release-bot card {job.release.key}`",
+        )
 
 
 _RUNNERS: dict[str, Callable[[Job], bool]] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bot.errors import InputError, Refused
+from bot.errors import InputError, Refused, UsageError
 from bot.models import M, Release, read_json, write_json
 
 
@@ -51,17 +51,29 @@ class Workspace:
         return read_json(self.job, Release)
 
     def claim(self, release: Release) -> None:
-        """Write `job.json`, or find the same one there. Raises Refused when the folder is another's."""
-        if self.job.is_file():
-            if read_json(self.job, Release) != release:
+        """Write `job.json`, or find the same release there. Raises Refused when the folder is another's.
+
+        What does not shape the artifact (the card's prose, how to serve) may differ and is taken over.
+        """
+        if self.job.exists() and (before := read_json(self.job, Release)) != release:
+            moved = [f for f in ("target_repo", "endpoint_kind") if getattr(before, f) != getattr(release, f)]
+            if moved:
                 raise Refused(
-                    "the folder holds another job under the same key",
+                    f"the folder holds this release for another {' and '.join(moved)}: "
+                    + ", ".join(str(getattr(before, field)) for field in moved),
                     where=str(self.job),
-                    why="the target organization or the endpoint differs from the run that made it",
                     fix="use another --work folder, or remove this one",
                 )
+        elif self.job.exists():
             return
+        self._refuse_file()
         write_json(self.job, release)
+
+    def _refuse_file(self) -> None:
+        """Raises UsageError when the work folder cannot be one."""
+        for folder in (self.root, *self.root.parents):
+            if folder.exists() and not folder.is_dir():
+                raise UsageError(f"{folder} is a file, not a work folder", fix="name a folder with --work")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

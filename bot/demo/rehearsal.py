@@ -10,6 +10,7 @@ everything done.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -131,15 +132,31 @@ def _commit(hub: Any, repo_id: str, repo_type: str, folder: Path) -> None:
 
 
 def _release(name: str, index: int, names: list[str], hub: Any, config: Config, home: Path) -> dict[str, Any]:
-    from bot import pipeline
+    from bot import job, pipeline
+    from bot.evidence import Evidence
+    from bot.models import read_json
 
     log.info(f"\nRelease {index} of {len(names)}: {name}")
     overrides = SCALE.get(name, _SHORT)
-    recipe = pipeline.load_recipe(name, overrides)
-    job = pipeline.prepare(BASE, recipe, overrides, hub, config, home / "work")
-    summary = pipeline.run(job)
-    page = pages.write_card(job.workspace.card, home / "pages" / f"{name}.html", job.release.target_repo)
-    return {**summary, "page": str(page), "row": _row(name, pipeline.evidence_of(job))}
+    recipe = job.load_recipe(name, overrides)
+    made = job.prepare(BASE, recipe, overrides, hub, config, home / "work")
+    summary = pipeline.run(made)
+    card = made.workspace.card
+    if not (card / "README.md").is_file():  # the work folder was lost; the Hub has what was published
+        _fetch_card(hub, made.release.target_repo, card)
+    page = pages.write_card(card, home / "pages" / f"{name}.html", made.release.target_repo)
+    evidence = read_json(card / "evidence.json", Evidence)
+    return {**summary, "page": str(page), "row": _row(name, evidence)}
+
+
+def _fetch_card(hub: Any, repo_id: str, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["README.md", "evidence.json", "plots/*"]
+    snapshot_download(
+        repo_id, endpoint=hub.endpoint, token=hub.api.token, allow_patterns=wanted, local_dir=folder
+    )
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
 def _row(name: str, found: Any) -> tuple[str, ...]:

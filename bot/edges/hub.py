@@ -21,7 +21,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from bot import localhub, log
-from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError
+from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
@@ -31,6 +31,12 @@ MAX_CONFIG_BYTES = 8 * 2**20
 def prepare_environment(home: Path) -> bool:
     """Set what huggingface_hub reads at import; True when the endpoint is an embedded Hub."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
+    if endpoint and not re.fullmatch(r"https?://[\w.:\[\]-]+(/.*)?", endpoint, re.ASCII):
+        raise UsageError(
+            f"HF_ENDPOINT is {endpoint!r}, which is no address", fix="set it to http(s)://host, or unset it"
+        )
+    if not os.environ.get("HF_TOKEN", "").isascii():
+        raise UsageError("HF_TOKEN has characters that no token has", fix="copy the token again")
     embedded = bool(endpoint) and localhub.probe(endpoint)
     if embedded:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -218,12 +224,15 @@ class Hub:
         with translated(f"{repo_id} pull request {num}"):
             self.api.merge_pull_request(repo_id, num, comment=comment)
 
-    def close(self, repo_id: str, num: int, *, comment: str) -> None:
-        with translated(f"{repo_id} pull request {num}"):
-            self.api.change_discussion_status(repo_id, num, "closed", comment=comment)
+    def supersede(self, repo_id: str, pull: PullRequest, *, comment: str) -> None:
+        """Take our pull request out of the way: renamed, so that its key finds it no more, and closed."""
+        with translated(f"{repo_id} pull request {pull.num}"):
+            self.api.rename_discussion(repo_id, pull.num, new_title=f"Superseded: {pull.title}"[:200])
+            if pull.status in ("open", "draft"):
+                self.api.change_discussion_status(repo_id, pull.num, "closed", comment=comment)
 
-    def tag(self, repo_id: str, tag: str, revision: str) -> None:
-        """Tag `revision`; an existing tag must already point there."""
+    def tag(self, repo_id: str, tag: str, revision: str) -> bool:
+        """Tag `revision`; False when it is tagged so already. Raises Refused when the tag is elsewhere."""
         with translated(f"{repo_id} tag {tag}"):
             tags = {each.name: each.target_commit for each in self.api.list_repo_refs(repo_id).tags}
             if tag not in tags:
@@ -234,6 +243,7 @@ class Hub:
                     why="a tag marks one release and is never moved",
                     fix="find out who set it; delete it on the Hub if it is wrong",
                 )
+        return tag not in tags
 
     def make_public(self, repo_id: str) -> None:
         with translated(repo_id):
@@ -340,4 +350,6 @@ def _server_words(error: BaseException) -> str:
 
 
 def _plain(text: str) -> str:
+    """A server's words on one line, without addresses: an upload's address is signed, and so a secret."""
+    text = re.sub(r"(https?://[^/\s'\"]+)\S*", r"\1/…", text)
     return re.sub(r"\s+", " ", log.printable(text))[:300]

@@ -58,12 +58,14 @@ def publish(
     audit_passed: bool,
     hub: Hub,
     collection: str,
+    before: PublishEvidence | None = None,
     after_step: Callable[[str], None] = lambda step: None,
 ) -> PublishEvidence:
     """Make the release public, or find that it is.
 
-    `after_step` is called with the name of each step that changed the Hub.
-    Raises Refused when anything is not as it was reviewed; AuditFailed for evidence that does not pass.
+    `before` is the evidence of an earlier run that came through. `after_step` is called with the name of each
+    step that changed the Hub. Raises Refused when anything is not as it was reviewed, or when a published
+    repo was made private since; AuditFailed for evidence that does not pass.
     """
     refuse_rehearsal(release, hub)
     if not audit_passed:
@@ -77,12 +79,22 @@ def publish(
         revision = _merge(release, uploaded, card, hub, after_step)
     state = hub.state(release.target_repo, revision)
     _check(state, uploaded, card, where=f"{release.target_repo}@{revision[:8]}")
-    hub.tag(release.target_repo, tag_name(release.key), revision)
-    after_step("tag")
+    if state.private and before is not None and before.public:
+        raise Refused(
+            f"{release.target_repo} was published and has been made private since",
+            where=hub.url(release.target_repo),
+            why="someone took it back, and that is not undone by a rerun",
+            fix="make it public on the Hub if that was a mistake",
+        )
+    if hub.tag(release.target_repo, tag_name(release.key), revision):
+        after_step("tag")
     if state.private:
         hub.make_public(release.target_repo)
         after_step("public")
-    slug, problem = _collect(release, hub, collection)
+    slug, problem = (before and before.collection) or None, None
+    if slug is None:
+        slug, problem = _collect(release, hub, collection)
+        after_step("collection")
     return PublishEvidence(
         repo_id=release.target_repo,
         pr_num=uploaded.pr_num,
@@ -128,7 +140,7 @@ def _published(release: Release, uploaded: UploadEvidence, hub: Hub) -> str | No
         raise Refused(
             f"release {release.key} was refused: pull request {pull.num} is closed",
             where=f"{hub.url(release.target_repo)}/discussions/{pull.num}",
-            fix="reopen it on the Hub to take the refusal back",
+            fix=f"to take the refusal back: `release-bot upload {release.key} --restage`",
         )
     if pull.status != "merged":
         return None
@@ -163,10 +175,10 @@ def _merge(
             f"{repo} moved since the upload: main is at {main[:8]}, recorded was {uploaded.parent[:8]}",
             where=hub.url(repo),
             why="someone committed to main, or another release was merged",
-            fix="look at its commits; to go on, close the pull request and release again from the new main",
+            fix=_restage(release, "look at main's commits; then"),
         )
     state = hub.state(repo, ref)
-    _check(state, uploaded, None, where=f"{repo} {ref}")
+    _check(state, uploaded, None, where=f"{repo} {ref}", fix=_restage(release, "do not publish this;"))
     if not _holds(state, card):
         if state.revision != uploaded.pr_head:
             raise Refused(
@@ -174,7 +186,7 @@ def _merge(
                 f"recorded was {uploaded.pr_head[:8]}",
                 where=f"{hub.url(repo)}/discussions/{uploaded.pr_num}",
                 why="something was committed to it after the upload",
-                fix="look at its commits; close it and release again if they are not ours",
+                fix=_restage(release, "look at its commits; if they are not ours,"),
             )
         hub.commit(
             repo,
@@ -185,10 +197,23 @@ def _merge(
             parent=state.revision,
         )
         after_step("card")
-    _check(hub.state(repo, ref), uploaded, card, where=f"{repo} {ref}")
+    _check(
+        hub.state(repo, ref),
+        uploaded,
+        card,
+        where=f"{repo} {ref}",
+        fix=_restage(release, "do not publish it;"),
+    )
     hub.merge(repo, uploaded.pr_num, comment=f"Published by release-bot as {tag_name(release.key)}.")
     after_step("merge")
     return hub.head(repo)
+
+
+def _restage(release: Release, first: str) -> str:
+    return (
+        f"{first} `release-bot upload {release.key} --restage` opens a new pull request from the same "
+        f"checkpoint, then `release-bot card {release.key}`"
+    )
 
 
 def _holds(state: RepoState, card: dict[str, LocalFile]) -> bool:
@@ -199,7 +224,12 @@ def _holds(state: RepoState, card: dict[str, LocalFile]) -> bool:
 
 
 def _check(
-    state: RepoState, uploaded: UploadEvidence, card: dict[str, LocalFile] | None, *, where: str
+    state: RepoState,
+    uploaded: UploadEvidence,
+    card: dict[str, LocalFile] | None,
+    *,
+    where: str,
+    fix: str = "look at the repo's commits on the Hub: it no longer holds what was merged",
 ) -> None:
     """The repo holds the reviewed digests and nothing else. Raises Refused."""
     problems = []
@@ -221,7 +251,7 @@ def _check(
             "the Hub does not hold what was reviewed: " + "; ".join(sorted(problems)[:5]),
             where=where,
             why="files were changed after the upload",
-            fix="do not publish this; close the pull request and release again",
+            fix=fix,
         )
 
 

@@ -61,13 +61,7 @@ def standing(release: Release, hub: Hub) -> PullRequest | None:
 
     Raises Refused when it is closed: a person said no.
     """
-    if not hub.exists(release.target_repo):
-        return None
-    me = hub.api.whoami()["name"]
-    title = f"Release {release.key}:"
-    ours = [
-        pr for pr in hub.pull_requests(release.target_repo) if pr.title.startswith(title) and pr.author == me
-    ]
+    ours = _ours(release, hub)
     if not ours:
         return None
     newest = max(ours, key=lambda pr: pr.num)
@@ -75,10 +69,35 @@ def standing(release: Release, hub: Hub) -> PullRequest | None:
         raise Refused(
             f"release {release.key} was refused: its pull request {newest.num} is closed",
             where=f"{hub.url(release.target_repo)}/discussions/{newest.num}",
-            fix="reopen that pull request, or change the recipe (another key) and run again",
+            fix=f"to take the refusal back: `release-bot upload {release.key} --restage`",
         )
     log.info(f"  pull request {newest.num} already holds this release ({newest.status})")
     return newest
+
+
+def withdraw(release: Release, hub: Hub) -> None:
+    """Take our own pull requests for this key out of the way, so that it can be staged afresh.
+
+    Raises Refused when one is merged: what is published is not staged again.
+    """
+    for pull in _ours(release, hub):
+        if pull.status == "merged":
+            raise Refused(
+                f"release {release.key} is published: pull request {pull.num} is merged",
+                where=f"{hub.url(release.target_repo)}/discussions/{pull.num}",
+                fix="another recipe, base revision or toolchain_epoch makes another release",
+            )
+        hub.supersede(release.target_repo, pull, comment="Superseded: the release is staged afresh.")
+
+
+def _ours(release: Release, hub: Hub) -> list[PullRequest]:
+    """Pull requests for this key by this account; a stranger's with the same title is none of ours."""
+    if not hub.exists(release.target_repo):
+        return []
+    me = hub.api.whoami()["name"]
+    title = f"Release {release.key}:"
+    pulls = hub.pull_requests(release.target_repo)
+    return [pull for pull in pulls if pull.title.startswith(title) and pull.author == me]
 
 
 def _parent(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:
@@ -118,11 +137,11 @@ def _mismatch(release: Release, num: int, found: list[str], *, fresh: bool) -> E
         return InfrastructureError(
             "what came back from the Hub is not what was sent: " + "; ".join(found[:5]),
             where=where,
-            fix=f"close pull request {num} and look into it before uploading again",
+            fix=f"look into it; `release-bot upload {release.key} --restage` uploads again",
         )
     return Refused(
         "the pull request holds another build of this release: " + "; ".join(found[:5]),
         where=where,
         why="quantizing again gives other bytes, and what may be under review is never replaced",
-        fix=f"keep the first build, or close pull request {num} and change the recipe or toolchain_epoch",
+        fix=f"keep the first build, or replace it: `release-bot upload {release.key} --restage`",
     )

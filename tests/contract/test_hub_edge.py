@@ -102,7 +102,7 @@ def test_stand_ins_replace_revisions_only_where_they_are_not_to_be_had(seeded: H
 
 def test_an_unpinned_recipe_is_refused_outside_the_embedded_hub(server: localhub.Running, tmp_path: Path):
     """The endpoint is taken for the real Hub when it does not say that it is embedded."""
-    from bot import config, pipeline
+    from bot import config, job
     from bot.demo.rehearsal import BASE, FIXTURE
 
     real = Hub(embedded=False, endpoint=server.url, token=server.token)
@@ -112,7 +112,7 @@ def test_an_unpinned_recipe_is_refused_outside_the_embedded_hub(server: localhub
         patch.setenv("HF_ENDPOINT", server.url)
         patch.setenv("HF_TOKEN", server.token)
         with pytest.raises(RecipeError, match="unpinned"):
-            pipeline.prepare(BASE, recipes.load("nvfp4"), {}, real, config.load(ROOT), tmp_path)
+            job.prepare(BASE, recipes.load("nvfp4"), {}, real, config.load(ROOT), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

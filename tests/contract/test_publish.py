@@ -99,6 +99,13 @@ class Case:
         sums.write_text(repo.sums(each.digest for each in found.values()))
         return found | repo.digests(self.folder / "none", {repo.SUMS: sums})
 
+    def close(self, uploaded: UploadEvidence) -> None:
+        self.api.change_discussion_status(self.repo, uploaded.pr_num, "closed", comment="no")
+
+    def restage(self) -> UploadEvidence:
+        upload.withdraw(self.release, self.hub)
+        return self.upload()
+
     def upload(self) -> UploadEvidence:
         return upload.upload(self.release, self.files(), inputs_digest="0" * 64, hub=self.hub)
 
@@ -152,7 +159,7 @@ def test_another_build_under_the_same_key_is_refused(case: Case):
 
 def test_a_closed_pull_request_refuses_the_release(case: Case):
     found = case.upload()
-    case.hub.close(case.repo, found.pr_num, comment="no")
+    case.close(found)
     with pytest.raises(Refused, match="was refused"):
         case.upload()
     with pytest.raises(Refused, match="was refused"):
@@ -189,7 +196,7 @@ def test_the_gpu_jobs_token_uploads_and_cannot_publish(case: Case, others: dict[
 def test_publishing_makes_it_public_with_card_tag_and_collection(case: Case):
     uploaded = case.upload()
     found, steps = case.publish(uploaded)
-    assert steps == ["card", "merge", "tag", "public"]
+    assert steps == ["card", "merge", "tag", "public", "collection"]
     state = case.hub.state(case.repo)
     assert not state.private
     assert {"README.md", "evidence.json", "model.safetensors", "SHA256SUMS"} <= set(state.files)
@@ -205,8 +212,8 @@ def test_publishing_makes_it_public_with_card_tag_and_collection(case: Case):
 def test_publishing_again_changes_nothing(case: Case):
     uploaded = case.upload()
     first, _ = case.publish(uploaded)
-    again, steps = case.publish(uploaded)
-    assert steps == ["tag"]
+    again, steps = case.publish(uploaded, before=first)
+    assert steps == []
     assert again.revision == first.revision
     assert case.upload().pr_num == uploaded.pr_num
 
@@ -226,6 +233,39 @@ def test_a_break_after_any_step_is_finished_by_the_next_run(case: Case, stop: st
     assert found.public
     assert not case.hub.state(case.repo).private
     assert len(list(case.hub.pull_requests(case.repo))) == 1
+
+
+def test_a_release_that_was_taken_back_stays_so(case: Case):
+    uploaded = case.upload()
+    first, _ = case.publish(uploaded)
+    case.api.update_repo_settings(case.repo, visibility="private")
+    with pytest.raises(Refused, match="made private since"):
+        case.publish(uploaded, before=first)
+    assert case.hub.state(case.repo).private
+
+
+def test_what_is_published_is_not_staged_again(case: Case):
+    case.publish(case.upload())
+    with pytest.raises(Refused, match="is published"):
+        case.restage()
+
+
+@pytest.mark.parametrize("trouble", ["closed", "main_moved", "pull_moved"])
+def test_restaging_gets_out_of_every_dead_end(case: Case, trouble: str):
+    uploaded = case.upload()
+    if trouble == "closed":
+        case.close(uploaded)
+    elif trouble == "main_moved":
+        case.put(case.repo, "note.txt", b"hello")
+    else:
+        case.put(case.repo, "extra.py", b"x", revision=f"refs/pr/{uploaded.pr_num}")
+    with pytest.raises(Refused, match="--restage"):
+        case.publish(uploaded)
+    again = case.restage()
+    assert again.pr_num != uploaded.pr_num
+    found, _ = case.publish(again)
+    assert found.public
+    assert set(case.hub.state(case.repo).files) & {"note.txt", "extra.py"} == set()
 
 
 def test_weights_changed_after_the_upload_are_not_published(case: Case):

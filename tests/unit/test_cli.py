@@ -84,7 +84,28 @@ def test_a_failure_with_json_is_one_object(monkeypatch, capsys):
     monkeypatch.setattr(commands, "recipes_list", fail)
     assert cli.main(["recipes", "list", "--json"]) == 7
     found = json.loads(capsys.readouterr().out)
-    assert found["error"] == {"title": "refused", "what": "no", "where": "there", "exit_code": 7}
+    assert found == {
+        "schema_version": 1,
+        "error": {
+            "title": "refused", "what": "no", "where": "there", "why": "", "fix": "", "problems": [], "exit_code": 7,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--json"],
+        ["nonsense", "--json"],
+        ["hub", "serve", "x", "--port", "abc", "--json"],
+        ["card", "--json"],
+    ],
+)
+def test_a_command_that_cannot_be_parsed_is_a_usage_error_too(argv, capsys):
+    assert cli.main(argv) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"]["exit_code"] == 2
+    assert "--help" in shown.err
 
 
 @pytest.mark.parametrize(
