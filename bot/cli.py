@@ -225,6 +225,9 @@ def _hub_parser(subcommands: Any, common: argparse.ArgumentParser) -> None:
     serve.add_argument("directory", type=Path, metavar="DIR")
     serve.add_argument("--port", type=_port, default=8765, help="0 picks a free one")
     serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument(
+        "--allow-remote", action="store_true", help="listen beyond loopback: tokens are no secret"
+    )
     serve.add_argument("--accounts", type=Path, metavar="FILE", help="users, tokens and organizations (YAML)")
     serve.add_argument(
         "--user",

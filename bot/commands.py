@@ -306,11 +306,20 @@ def hub_serve(arguments: argparse.Namespace) -> int:
             print(banner(url, own_accounts=arguments.accounts is not None))
         sys.stdout.flush()
 
+    if arguments.directory.exists() and not arguments.directory.is_dir():
+        raise UsageError(
+            f"{arguments.directory} is a file", fix="name a folder; it is made when it is missing"
+        )
     with tempfile.TemporaryDirectory() as folder:
         accounts = _accounts_file(arguments, Path(folder))
         try:
             localhub.serve(
-                arguments.directory, host=arguments.host, port=arguments.port, accounts=accounts, ready=ready
+                arguments.directory,
+                host=arguments.host,
+                port=arguments.port,
+                accounts=accounts,
+                ready=ready,
+                allow_remote=arguments.allow_remote,
             )
         except ValueError as e:
             raise UsageError(str(e), fix="see `release-bot hub serve --help`") from e

@@ -87,7 +87,8 @@ def test_a_failure_with_json_is_one_object(monkeypatch, capsys):
     assert found == {
         "schema_version": 1,
         "error": {
-            "title": "refused", "what": "no", "where": "there", "why": "", "fix": "", "problems": [], "exit_code": 7,
+            "title": "refused", "what": "no", "where": "there", "why": "", "fix": "", "problems": [],
+            "exit_code": 7,
         },
     }  # fmt: skip
 
