@@ -1,13 +1,16 @@
-"""The card's lint: complete metadata, no placeholder, and no number without evidence.
+"""The card's lint: what evidence renders to must stand, and nothing may be claimed beside it.
 
-A number passes when it is a form of something evidence holds (`figures.forms`) *and* stands
-with the same word after it in the card that evidence renders to. The first catches a figure
-written into the template, the second one that a hand edited.
+A card is compared line by line with the card that its evidence renders to. Reviewers may edit
+prose; they may not add or change a line that holds a figure, an image, a link or HTML, nor take
+away or move a heading, a table row, a quote, a list item, a bold statement, a plot or a figure.
+The rendered card is checked too: a figure in the template or in a recipe's prose that no value
+in evidence can take (`figures.forms`) refuses it. Not covered: figures spelled out in words.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import yaml
 
 from bot import figures
-from bot.errors import InputError
+from bot.errors import GateFailed, InputError
 
 REQUIRED = (
     "base_model",
@@ -27,11 +30,54 @@ REQUIRED = (
     "tags",
     "quantized_by",
 )
+MAX_METADATA_CHARS = 64_000
 PLACEHOLDERS = re.compile(
-    r"\b(TODO|TBD|FIXME|XXX+|lorem ipsum|coming soon|to be (?:done|determined|added)|fill (?:me )?in|"
-    r"your[-_ ](?:name|org|repo|model)|undefined|None|nan|NaN|inf)\b"
-    r"|\{\{|\}\}|\{%|<(?:insert|your|name|model|repo|org|value|path)[^>]*>|\[(?:insert|your)[^\]]*\]|\?\?\?|%\([a-z_]+\)s",
+    r"\b(?:TODO|TBD|FIXME)\b"
+    # Lower case too, but not as a part of a name such as org/todo-list.
+    r"|(?<![\w/.-])(?i:todo|tbd|tba|fixme|xxx+|lorem ipsum|coming soon|fill (?:me )?in|insert (?:text )?here"
+    r"|to be (?:done|determined|added|announced|confirmed|filled in|written))(?!\w|[-/]\w)"
+    r"|(?i:\byour[-_](?:name|org|repo|model|username|dataset|project)\b)"
+    r"|\{\{|\{%|\{#|\{[A-Za-z_][\w.]*\}|<[A-Z][A-Z_ -]+>|\$\{?[A-Z][A-Z_]+\b|%\(\w+\)[sdfgr]|\?\?\?"
+    r"|<(?i:insert|your|name|model|repo|org|value|path|todo|tbd)\b[^>]*>"
+    r"|\[(?i:insert|your|fill in|add|todo|tbd)\b[^\]]*\]"
+    # A value that was not there, where a value stands; "None of …" is a sentence.
+    r"|(?:^|[|:=(]|\b(?:is|of)\s)\s*[*`]*(?P<bare>None|NaN|nan|null|NULL|undefined|[+-]?inf)\b[*`]*"
+    r"(?=\s*(?:$|[|,;.)%]|(?:GiB|MiB|KiB|s|min|h)\b))"
 )
+_CLAIMS = {
+    "an image": re.compile(r"!\["),
+    "a link": re.compile(r"\]\(|\]\[|\]:|://|\bwww\.|\bmailto:|\w@\w", re.IGNORECASE),
+    "HTML": re.compile(r"<[A-Za-z/!?]|&#?\w+;"),
+    "a code fence": re.compile(r"^[\s>]*(?:```|~~~)"),
+}
+_FIXED = re.compile(r"\s*(?:#|\||>|[-*+]\s|\*\*|!\[|```|~~~)")
+_FIGURE = re.compile(figures.NUMBER.pattern + r"|\w*\d(?:[\w.,]*\w)?")
+
+
+class CardRefused(GateFailed):
+    """GateFailed with the lint's `problems`."""
+
+    def __init__(self, problems: list[str], where: str) -> None:
+        super().__init__(
+            f"the card does not hold ({len(problems)}):\n" + "\n".join(f"  - {each}" for each in problems),
+            where=where,
+            fix="render it again with `release-bot card KEY`; figures change only with their evidence",
+        )
+        self.problems = problems
+
+
+def refuse(problems: list[str], where: str) -> None:
+    """Raise GateFailed naming every problem of the card at `where`; nothing when there is none."""
+    if problems:
+        raise CardRefused(problems, where)
+
+
+def read(path: Path) -> str:
+    """The card's text. Raises InputError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"the card cannot be read: {e}", where=str(path)) from e
 
 
 def lint_file(path: Path) -> list[str]:
@@ -43,87 +89,130 @@ def lint_file(path: Path) -> list[str]:
     from bot.models import read_json
     from bot.stages.card import render
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"the card cannot be read: {e}", where=str(path)) from e
+    text = read(path)
     evidence_path = path.with_name("evidence.json")
     if not evidence_path.is_file():
-        return [
-            *_metadata_problems(text),
-            *_placeholder_problems(text),
-            "evidence.json is missing beside the card",
-        ]
+        _, problems = _metadata(text)
+        return [*problems, *_placeholder_problems(text), "evidence.json is missing beside the card"]
     evidence = read_json(evidence_path, Evidence)
     return lint(text, evidence.model_dump(mode="json"), rendered=render(evidence))
 
 
 def lint(text: str, evidence: dict[str, Any], *, rendered: str) -> list[str]:
-    """Every problem of card `text`; empty when it holds."""
+    """Every problem of card `text`, whose `evidence` renders to `rendered`; empty when it holds."""
+    metadata, problems = _metadata(text)
+    if metadata is not None:
+        expected = _metadata(rendered)[0] or {}
+        keys = sorted(map(str, metadata.keys() | expected.keys()))
+        wrong = [key for key in keys if key not in metadata or metadata[key] != expected.get(key)]
+        problems += [f"metadata {key} is not what the evidence says" for key in wrong]
+    known = figures.forms(evidence)
     return [
-        *_metadata_problems(text),
+        *problems,
         *_placeholder_problems(text),
-        *_number_problems(text, evidence, rendered),
-        *_plot_problems(text, rendered),
+        *_unknown_figures(rendered, known),
+        *_added_lines(text, rendered, known),
+        *_missing_lines(text, rendered),
     ]
 
 
-def _metadata_problems(text: str) -> list[str]:
-    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+def _split(text: str) -> tuple[str, list[str], int]:
+    """YAML block, lines of the body, and how many lines stand before the body."""
+    match = re.match(r"---\n(.*?)\n---(?:\n|$)", text, re.DOTALL)
     if not match:
-        return ["the card has no YAML metadata block"]
+        return "", text.split("\n"), 0
+    return match[1], text[match.end() :].split("\n"), match[0].count("\n")
+
+
+def _metadata(text: str) -> tuple[dict[Any, Any] | None, list[str]]:
+    """The metadata, None when it cannot be read, and its own problems."""
+    block = _split(text)[0]
+    if not block:
+        return None, ["the card has no YAML metadata block"]
+    if len(block) > MAX_METADATA_CHARS:
+        return None, [f"the metadata has {len(block)} characters, more than {MAX_METADATA_CHARS}"]
     try:
-        found = yaml.safe_load(match[1])
-    except yaml.YAMLError as e:
-        return [f"the metadata is not YAML: {str(e).splitlines()[0]}"]
-    if not isinstance(found, dict):
-        return ["the metadata is not a mapping"]
-    problems = [f"metadata lacks {key}" for key in REQUIRED if not found.get(key)]
+        # Aliases and merge keys can grow without bound; a card needs none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block, Loader=yaml.SafeLoader)):
+            return None, ["the metadata has YAML aliases"]
+        node = yaml.compose(block, Loader=yaml.SafeLoader)
+        found = yaml.safe_load(block)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        return None, [f"the metadata is not YAML: {(str(e).splitlines() or [type(e).__name__])[0]}"]
+    if not isinstance(found, dict) or not isinstance(node, yaml.MappingNode):
+        return None, ["the metadata is not a mapping"]
+    counted = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+    problems = [f"metadata has {key} {times} times" for key, times in counted.items() if times > 1]
+    problems += [f"metadata lacks {key}" for key in REQUIRED if not found.get(key)]
     if found.get("base_model_relation") not in (None, "quantized"):
-        problems.append(f"base_model_relation is {found['base_model_relation']!r}, not 'quantized'")
-    return problems
+        problems.append("metadata base_model_relation is not 'quantized'")
+    return found, problems
 
 
 def _placeholder_problems(text: str) -> list[str]:
     problems = []
-    for number, line in enumerate(text.splitlines(), 1):
-        problems += [f"line {number}: placeholder {match[0]!r}" for match in PLACEHOLDERS.finditer(line)]
+    for number, line in enumerate(text.split("\n"), 1):
+        shown = re.sub(r"\\([^\w\s]|_)", r"\1", line)
+        problems += [
+            f"line {number}: placeholder {match['bare'] or match[0].strip()!r}"
+            for match in PLACEHOLDERS.finditer(shown)
+        ]
     return problems
 
 
-_WITH_UNIT = re.compile(figures.NUMBER.pattern + r"\s?(?P<unit>[%\w./]*)")
-
-
-def _figures(text: str) -> list[tuple[int, str, str]]:
-    """(line, number, what follows it) for each number in `text`."""
-    found = []
-    for line_number, line in enumerate(text.splitlines(), 1):
-        for match in _WITH_UNIT.finditer(line):
-            value = figures.numbers(match[0])[:1]
-            found += [(line_number, each, match["unit"]) for each in value]
-    return found
-
-
-def _number_problems(text: str, evidence: dict[str, Any], rendered: str) -> list[str]:
-    known = figures.forms(evidence)
-    allowed = Counter((value, unit) for _, value, unit in _figures(rendered))
-    problems = []
-    for line, value, unit in _figures(text):
-        shown = f"{value} {unit}".strip()
-        if value not in known and value.lstrip("-\N{MINUS SIGN}") not in known:
-            problems.append(f"line {line}: {shown!r} is not in the evidence")
-        elif allowed[value, unit] == 0:
-            problems.append(f"line {line}: {shown!r} is not what the evidence says here")
-        else:
-            allowed[value, unit] -= 1
-    return problems
-
-
-def _plot_problems(text: str, rendered: str) -> list[str]:
-    pattern = re.compile(r"!\[[^\]]*\]\(([^)]*)\)")
-    known = set(pattern.findall(rendered))
+def _unknown_figures(rendered: str, known: set[str]) -> list[str]:
+    """Figures that the template or prose brought in. `g32` is a name, not a figure."""
+    _, lines, before = _split(rendered)
     return [
-        f"image {path!r} is not one of this card's plots"
-        for path in pattern.findall(text)
-        if path not in known
+        f"line {number} as rendered: {value!r} is not in the evidence"
+        for number, line in enumerate(lines, before + 1)
+        for value in figures.numbers(line)
+        if not _is_known(value, known)
     ]
+
+
+def _added_lines(text: str, rendered: str, known: set[str]) -> list[str]:
+    """Lines with a figure or anything that leads elsewhere, which `rendered` has not, or not so often."""
+    left = Counter(_split(rendered)[1])
+    known = known | {match[0] for line in left for match in _FIGURE.finditer(line)}
+    _, lines, before = _split(text)
+    problems = []
+    for number, line in enumerate(lines, before + 1):
+        claims = [name for name, pattern in _CLAIMS.items() if pattern.search(line)]
+        if any(unicodedata.category(c) in ("Cc", "Cf") for c in line.replace("\t", " ")):
+            claims.append("a control character")
+        has_figure = _has_figure(line)
+        if not claims and not has_figure:
+            continue
+        if left[line]:
+            left[line] -= 1
+            continue
+        problems += [f"line {number}: {claim} that is not in the rendered card" for claim in claims]
+        values = list(dict.fromkeys(match[0].lstrip("+") for match in _FIGURE.finditer(line)))
+        unknown = [value for value in values if not _is_known(value, known)]
+        problems += [f"line {number}: {value!r} is not in the evidence" for value in unknown]
+        if not unknown:
+            problems += [f"line {number}: {value!r} is not what the evidence says here" for value in values]
+        if has_figure and not values:
+            problems.append(f"line {number}: a figure that is not in the rendered card")
+    return problems
+
+
+def _missing_lines(text: str, rendered: str) -> list[str]:
+    """The first line of `rendered` that must stand, and does not, or not in its order."""
+    lines = _split(text)[1]
+    rest = iter(lines)
+    for line in _split(rendered)[1]:
+        if (_FIXED.match(line) or _has_figure(line)) and line not in rest:
+            what = "is not in its place" if line in lines else "is missing"
+            shown = line if len(line) <= 100 else f"{line[:99]}…"
+            return [f"the line {shown!r} {what}"]
+    return []
+
+
+def _has_figure(line: str) -> bool:
+    return any(unicodedata.category(c).startswith("N") for c in line)
+
+
+def _is_known(value: str, known: set[str]) -> bool:
+    return value.replace(",", "").lstrip("-\N{MINUS SIGN}") in known or value.replace(",", "") in known

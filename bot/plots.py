@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,51 @@ def draw(evidence: Evidence, folder: Path) -> None:
             figure = plot.draw(evidence, pyplot)
             figure.savefig(path, dpi=DPI, metadata={"Software": None})
             pyplot.close(figure)
+
+
+def check(evidence: Evidence, folder: Path) -> list[str]:
+    """What is wrong with the plots below `folder`: one missing, too many, or not from `evidence`."""
+    known = {plot.path for plot in PLOTS}
+    found = {p.relative_to(folder).as_posix() for p in (folder / "plots").rglob("*") if not p.is_dir()}
+    problems = [f"{name} is not one of this card's plots" for name in sorted(found - known)]
+    with tempfile.TemporaryDirectory() as temporary:
+        draw(evidence, Path(temporary))
+        for name in sorted(known):
+            if (folder / name).is_symlink() or not (folder / name).is_file():
+                problems.append(f"{name} is missing")
+            elif not _same_picture(folder / name, Path(temporary) / name):
+                problems.append(f"{name} is not what the evidence draws")
+    return problems
+
+
+def _same_picture(found: Path, drawn: Path) -> bool:
+    """Whether two PNG files show the same: equal pixels, and no other chunk (a second frame, a palette)."""
+    from matplotlib import image
+
+    one, other = found.read_bytes(), drawn.read_bytes()
+    if one == other:
+        return True
+    # Chunks first: their header holds width and height, so that nothing larger is ever decoded.
+    if _chunks(one) != _chunks(other):
+        return False
+    try:
+        pixels = image.imread(found)
+    except (OSError, SyntaxError, ValueError):
+        return False
+    expected = image.imread(drawn)
+    return pixels.shape == expected.shape and bool((pixels == expected).all())
+
+
+def _chunks(data: bytes) -> list[bytes]:
+    """All of a PNG but its compressed pixels: signature, then each chunk's kind, content and checksum."""
+    chunks, at = [data[:8]], 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        chunk = data[at + 4 : at + 12 + size]
+        if chunk[:4] != b"IDAT":
+            chunks.append(chunk)
+        at += 12 + size
+    return chunks
 
 
 def _size(evidence: Evidence, pyplot: Any) -> Any:

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,6 @@ import jinja2
 import yaml
 
 from bot import cardlint, figures, plots
-from bot.errors import GateFailed
 from bot.evidence import Evidence
 from bot.models import ParameterUse, Release, read_json, write_json
 from bot.recipe import Recipe
@@ -170,7 +170,7 @@ def render_to(folder: Path, evidence: Evidence) -> bool:
         write_json(fresh / "evidence.json", evidence)
         (fresh / "README.md").write_text(render(evidence), encoding="utf-8")
         plots.draw(evidence, fresh)
-        check(fresh)
+        cardlint.refuse(cardlint.lint_file(fresh / "README.md"), str(folder / "README.md"))
         if folder.is_dir() and _same(folder, fresh):
             return False
         shutil.rmtree(folder, ignore_errors=True)
@@ -182,16 +182,10 @@ def render_to(folder: Path, evidence: Evidence) -> bool:
 
 
 def check(folder: Path) -> Evidence:
-    """The evidence of a card that holds. Raises GateFailed naming every problem."""
+    """The evidence of a card that holds, plots included. Raises GateFailed naming every problem."""
     evidence = read_json(folder / "evidence.json", Evidence)
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    problems = cardlint.lint(text, evidence.model_dump(mode="json"), rendered=render(evidence))
-    if problems:
-        raise GateFailed(
-            "the card does not hold:\n" + "\n".join(f"  - {each}" for each in problems),
-            where=str(folder / "README.md"),
-            fix="render it again with `release-bot card KEY`; figures change only with their evidence",
-        )
+    problems = cardlint.lint_file(folder / "README.md") + plots.check(evidence, folder)
+    cardlint.refuse(problems, str(folder / "README.md"))
     return evidence
 
 
@@ -203,20 +197,37 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def markdown(text: object) -> str:
-    """Text that cannot become markup: Markdown's own characters are escaped, line breaks folded."""
-    folded = re.sub(r"\s+", " ", str(text))
-    return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", folded)
+    """Text that cannot become markup: Markdown's own characters are escaped, line breaks folded.
+
+    Nor does a URL or an @mention become a link, where the renderer heeds escapes: markdown-it does;
+    cmark-gfm does for URLs, and links e-mail addresses all the same. Such a link shows where it leads.
+    """
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~!&@])", r"\\\1", _printable(_folded(text)))
+    return re.sub(r"(?i)(www)(?=\.)|(:)(?=//)", lambda m: f"{m[1]}\\" if m[1] else "\\:", escaped)
 
 
 def code(text: object) -> str:
-    """Text as a code span; backticks and pipes cannot end it."""
-    folded = re.sub(r"\s+", " ", str(text)).replace("`", "'").replace("|", "¦")
-    return f"`{folded}`" if folded else ""
+    """Text as a code span. Backticks cannot end it; a pipe, which would end a table's cell, shows as `¦`."""
+    shown = _printable(_folded(text)).strip().replace("|", "¦")
+    if not shown:
+        return ""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def fenced(text: object) -> str:
     """Text inside a fenced block; it cannot close the fence."""
-    return str(text).replace("```", "'''")
+    return _printable(str(text), keep="\n\t").replace("```", "'''")
+
+
+def _folded(text: object) -> str:
+    return re.sub(r"\s+", " ", str(text))
+
+
+def _printable(text: str, keep: str = "") -> str:
+    """`text` without control and format characters, such as those that turn its direction."""
+    return "".join(c for c in text if c in keep or unicodedata.category(c) not in ("Cc", "Cf"))
 
 
 def url(text: object) -> str:
