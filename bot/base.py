@@ -7,6 +7,7 @@ after a force-push.
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,36 +18,45 @@ from bot.edges.hub import RepoState
 from bot.errors import InputError, RecipeError
 from bot.models import Base, BaseEvidence, BaseFile
 from bot.recipe import Recipe
+from bot.recipe_errors import did_you_mean
 
 LANGUAGE = "model.language_model.layers."
+# What a card's metadata may be taken over as: words, not markup, paths or lines.
+_PLAIN = re.compile(r"[A-Za-z0-9][\w .+-]{0,95}", re.ASCII)
+_LINK = re.compile(r"(https?://)?[\w./%#?=&~+@-]{1,300}", re.ASCII)
 
 
 def describe(checkpoint: Checkpoint, state: RepoState, *, base: Base, head: str) -> BaseEvidence:
     """The evidence of stage `base`. Raises InputError for a checkpoint that is no usable base."""
-    config = checkpoint.config
     if checkpoint.quantization is not None:
         raise InputError(
             f"{base.repo_id} is quantized already",
             why="its config.json has a quantization_config",
             fix="name the base model that it was made from",
         )
+    refuse_broken(checkpoint)
     tensors = checkpoint.tensors
+    num_visual_tensors = sum(name.startswith("model.visual.") for name in tensors)
+    license_link = state.card.get("license_link")
     return BaseEvidence(
         base=base,
         head=head,
-        model_type=_text(config, "model_type"),
-        architectures=[str(each) for each in config.get("architectures") or []],
+        model_type=_model_type(checkpoint),
+        architectures=_architectures(checkpoint),
         num_parameters=sum(each.num_elements for each in tensors.values()),
         num_tensors=len(tensors),
         tensor_bytes=sum(each.num_bytes for each in tensors.values()),
         bytes_by_part=_bytes_by_part(checkpoint),
         num_mtp_tensors=sum(name.startswith("mtp.") for name in tensors),
-        num_visual_tensors=sum(name.startswith("model.visual.") for name in tensors),
-        license=_text(state.card, "license") or "unknown",
-        license_name=_text(state.card, "license_name") or None,
-        license_link=_text(state.card, "license_link") or None,
-        pipeline_tag=_text(state.card, "pipeline_tag") or "image-text-to-text",
-        languages=[str(each) for each in _listed(state.card.get("language"))],
+        num_visual_tensors=num_visual_tensors,
+        license=_plain(state.card.get("license")) or "unknown",
+        license_name=_plain(state.card.get("license_name")),
+        license_link=license_link
+        if isinstance(license_link, str) and _LINK.fullmatch(license_link)
+        else None,
+        pipeline_tag=_plain(state.card.get("pipeline_tag"))
+        or ("image-text-to-text" if num_visual_tensors else "text-generation"),
+        languages=[each for each in map(_plain, _listed(state.card.get("language"))) if each],
         files=[
             BaseFile(path=f.path, size_bytes=f.size_bytes, blob_id=f.blob_id, sha256=f.sha256)
             for f in state.files.values()
@@ -66,9 +76,65 @@ def read(source: Source) -> Checkpoint:
     return read_checkpoint(source)
 
 
-def _text(values: dict[str, Any], key: str) -> str:
-    value = values.get(key)
-    return value if isinstance(value, str) else ""
+def refuse_broken(checkpoint: Checkpoint) -> None:
+    """Raises InputError for an index or shards that do not hold together: decided before any download."""
+    index = checkpoint.index
+    if index is not None and index.outside:
+        raise _broken(checkpoint, f"the index names {index.outside[0]!r}, which is outside the checkpoint")
+    missing = sorted(index.inside - set(checkpoint.shards)) if index else []
+    if missing:
+        raise _broken(
+            checkpoint, f"the index names {missing[0]}, which is not there ({len(missing)} such files)"
+        )
+    for shard in checkpoint.shards.values():
+        if shard.truncated or shard.overlap:
+            raise _broken(checkpoint, f"{shard.file} is damaged: {shard.truncated or shard.overlap}")
+    places = {(each.name, each.file) for shard in checkpoint.shards.values() for each in shard.tensors}
+    absent = sorted(each for each in index.weight_map.items() if each not in places) if index else []
+    if absent:
+        raise _broken(
+            checkpoint,
+            f"the index says that {absent[0][0]} lies in {absent[0][1]}, which does not hold it "
+            f"({len(absent)} such tensors)",
+        )
+
+
+def _broken(checkpoint: Checkpoint, what: str) -> InputError:
+    return InputError(
+        what,
+        where=checkpoint.label,
+        why="the upload of this base was not complete, or its files were changed by hand",
+        fix="choose another revision of the base, or another base",
+    )
+
+
+def _model_type(checkpoint: Checkpoint) -> str:
+    value = checkpoint.config.get("model_type")
+    if not isinstance(value, str):
+        raise _misread(checkpoint, "model_type", value, "a string")
+    return value
+
+
+def _architectures(checkpoint: Checkpoint) -> list[str]:
+    value = checkpoint.config.get("architectures")
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _misread(checkpoint, "architectures", value, "a list of strings")
+    return value
+
+
+def _misread(checkpoint: Checkpoint, field: str, value: object, wanted: str) -> InputError:
+    given = "missing" if value is None else f"{value!r}"[:80]
+    return InputError(
+        f"{field} is not {wanted}: {given}",
+        where=f"{checkpoint.label}: config.json",
+        why="without it nobody can tell which model this is",
+        fix="name a base whose config.json a transformers release wrote",
+    )
+
+
+def _plain(value: Any) -> str | None:
+    """A card's word as it stands; None for anything that could be more than a word."""
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else None
 
 
 def _listed(value: Any) -> list[Any]:
@@ -78,7 +144,7 @@ def _listed(value: Any) -> list[Any]:
 def refuse_unfit(checkpoint: Checkpoint, found: BaseEvidence, recipe: Recipe) -> None:
     """Raises RecipeError when the recipe is not for this base, or cannot cut its modules into groups.
 
-    Decided before any weight is downloaded.
+    Raises InputError when a module to quantize is no matrix. Decided before any weight is downloaded.
     """
     where = f"{found.base.repo_id}@{found.base.revision[:8]} by {recipe.name}"
     refusal = recipe.applies_to.refusal(
@@ -91,8 +157,14 @@ def refuse_unfit(checkpoint: Checkpoint, found: BaseEvidence, recipe: Recipe) ->
             fix="`release-bot recipes list` shows the others",
         )
     modules = {n.removesuffix(".weight"): t for n, t in checkpoint.tensors.items() if is_quantized(n, recipe)}
-    if not modules:
-        raise RecipeError("the base has none of the modules that the recipe quantizes", where=where)
+    _refuse_coverage(checkpoint, recipe, where)
+    flat = [f"{name} has shape {list(t.shape)}" for name, t in modules.items() if len(t.shape) != 2]
+    if flat:
+        raise InputError(
+            f"{len(flat)} modules to quantize are no matrices: {flat[0]}",
+            where=checkpoint.label,
+            fix="the base is damaged or not what its config says: name another",
+        )
     group = recipe.method.group_size
     wrong = [f"{name} has {t.shape[1]} inputs" for name, t in modules.items() if t.shape[1] % group]
     if wrong:
@@ -101,7 +173,32 @@ def refuse_unfit(checkpoint: Checkpoint, found: BaseEvidence, recipe: Recipe) ->
             where=where,
             fix="choose a recipe with a smaller group",
         )
-    unknown = [n for n in checkpoint.tensors if not is_quantized(n, recipe) and not is_kept(n, recipe)]
+
+
+def _refuse_coverage(checkpoint: Checkpoint, recipe: Recipe, where: str) -> None:
+    """Raises RecipeError unless every module exists, and every tensor falls under exactly one of the two."""
+    tensors = checkpoint.tensors
+    present = {_module_of(name) for name in tensors} - {""}
+    absent = [module for module in recipe.coverage.quantize if module not in present]
+    if len(absent) == len(recipe.coverage.quantize):
+        raise RecipeError("the base has none of the modules that the recipe quantizes", where=where)
+    if absent:
+        linears = {_module_of(name) for name, entry in tensors.items() if len(entry.shape) == 2} - {""}
+        raise RecipeError(
+            f"coverage.quantize names {absent[0]}, which no layer of the base has",
+            where=where,
+            fix=did_you_mean(absent[0], sorted(linears)),
+        )
+    both = [n for n in tensors if is_quantized(n, recipe) and is_kept(n, recipe)]
+    if both:
+        pattern = next(each for each in recipe.coverage.keep if fnmatchcase(both[0], each))
+        raise RecipeError(
+            f"{len(both)} tensors of the base are both quantized and kept by the recipe: {both[0]}",
+            where=where,
+            why=f"coverage.keep has {pattern!r}, which matches it",
+            fix="make the pattern narrower, or take the module out of coverage.quantize",
+        )
+    unknown = [n for n in tensors if not is_quantized(n, recipe) and not is_kept(n, recipe)]
     if unknown:
         raise RecipeError(
             f"{len(unknown)} tensors of the base are neither quantized nor kept by the recipe: {unknown[0]}",
@@ -111,12 +208,16 @@ def refuse_unfit(checkpoint: Checkpoint, found: BaseEvidence, recipe: Recipe) ->
         )
 
 
+def _module_of(tensor: str) -> str:
+    """`mlp.up_proj` of a decoder layer's weight; "" for every other tensor."""
+    if not tensor.startswith(LANGUAGE) or not tensor.endswith(".weight"):
+        return ""
+    return tensor.removeprefix(LANGUAGE).removesuffix(".weight").partition(".")[2]
+
+
 def is_quantized(tensor: str, recipe: Recipe) -> bool:
     """Whether the recipe quantizes this weight: a module named in coverage, in a decoder layer."""
-    if not tensor.startswith(LANGUAGE) or not tensor.endswith(".weight"):
-        return False
-    module = tensor.removeprefix(LANGUAGE).removesuffix(".weight").partition(".")[2]
-    return module in recipe.coverage.quantize
+    return _module_of(tensor) in recipe.coverage.quantize
 
 
 def is_kept(tensor: str, recipe: Recipe) -> bool:

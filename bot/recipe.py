@@ -15,35 +15,45 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bot.errors import RecipeError
-from bot.recipe_errors import did_you_mean, explain
+from bot.recipe_errors import Impossible, explain, refusal
+from bot.recipe_methods import AutoRoundMethod, GptqMethod, NvFp4Method, PositiveInt, RecipeModel
+from bot.recipe_text import line_of, override, read_yaml, refused
 
 UNPINNED = "unpinned"
 RECIPES_DIR = Path(__file__).resolve().parent.parent / "recipes"
 
 Revision = Annotated[str, Field(pattern=rf"^([0-9a-f]{{40}}|{UNPINNED})$")]
 RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")]
-PositiveInt = Annotated[int, Field(gt=0)]
+Word = Annotated[str, Field(min_length=1)]
+# The parts of a decoder layer whose Linears may be quantized; never MTP, vision or lm_head.
+MODULE = re.compile(r"(mlp|self_attn|linear_attn)\.[A-Za-z_][A-Za-z0-9_]*")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class AppliesTo(_Model):
+class AppliesTo(RecipeModel):
     """Which bases a recipe is for: decided by fields of the config, never by names."""
 
-    model_type: list[str]
-    architectures: list[str]
+    model_type: list[Word] = Field(min_length=1)
+    architectures: list[Word] = Field(min_length=1)
     min_parameters: int = Field(ge=0)
     max_parameters: PositiveInt
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AppliesTo:
+        if self.min_parameters > self.max_parameters:
+            raise Impossible(
+                f"min_parameters {self.min_parameters:,} is above max_parameters {self.max_parameters:,}: "
+                "no base could fit",
+                "min_parameters",
+                "max_parameters",
+            )
+        return self
 
     def refusal(self, *, model_type: str, architectures: list[str], num_parameters: int | None) -> str | None:
         """Why this base is not for this recipe; None when it is."""
@@ -56,7 +66,7 @@ class AppliesTo(_Model):
         return None
 
 
-class Coverage(_Model):
+class Coverage(RecipeModel):
     """Which Linear modules of a decoder layer are quantized, and what stays as the base has it.
 
     `quantize` are module names below `model.language_model.layers.N.`; `keep` are glob patterns
@@ -64,72 +74,27 @@ class Coverage(_Model):
     """
 
     quantize: list[str] = Field(min_length=1)
-    keep: list[str] = Field(min_length=1)
+    keep: list[Word] = Field(min_length=1)
 
-
-class GptqMethod(_Model):
-    backend: Literal["gptqmodel"]
-    packing: Literal["gptq"]
-    bits: Literal[4, 8]
-    group_size: Literal[32, 64, 128]
-    sym: bool
-    desc_act: bool
-    static_groups: bool
-    act_group_aware: bool
-    true_sequential: bool
-    damp_percent: float = Field(gt=0, lt=1)
-    mse: float = Field(ge=0)
-    foem_alpha: float | None = Field(default=None, ge=0)
-    foem_beta: float | None = Field(default=None, ge=0)
-    fallback_rtn_threshold: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] | None = None
-    kv_cache: Literal["none"] = "none"
-
-    @model_validator(mode="after")
-    def _possible(self) -> GptqMethod:
-        if self.desc_act and self.act_group_aware:
-            raise ValueError(
-                "desc_act and act_group_aware exclude each other: GPTQModel refuses both; turn one off"
-            )
-        if self.static_groups and not self.desc_act:
-            raise ValueError(
-                "static_groups acts only with desc_act: it fixes the groups that desc_act would reorder"
-            )
-        if self.desc_act and not self.static_groups:
-            raise ValueError(
-                "desc_act without static_groups gives a non-trivial g_idx, which current vLLM refuses to load"
-            )
-        if (self.foem_alpha is None) != (self.foem_beta is None):
-            raise ValueError("foem_alpha and foem_beta go together")
-        return self
-
-
-class AutoRoundMethod(_Model):
-    backend: Literal["autoround"]
-    packing: Literal["auto_round:auto_gptq"]
-    bits: Literal[4, 8]
-    group_size: Literal[32, 64, 128]
-    sym: bool
-    iterations: int = Field(ge=0)
-    batch_size: PositiveInt
-    low_gpu_mem_usage: bool
-    torch_compile: bool
-    kv_cache: Literal["none"] = "none"
-
-
-class NvFp4Method(_Model):
-    backend: Literal["modelopt"]
-    packing: Literal["nvfp4"]
-    bits: Literal[4]
-    group_size: Literal[16]
-    sym: Literal[True]
-    algorithm: Literal["max"]
-    kv_cache: Literal["fp8_cast", "none"]
+    @field_validator("quantize")
+    @classmethod
+    def _modules(cls, value: list[str]) -> list[str]:
+        for index, module in enumerate(value):
+            if not MODULE.fullmatch(module):
+                raise Impossible(
+                    "not a module of a decoder layer: say mlp.NAME, self_attn.NAME or linear_attn.NAME "
+                    "(MTP, vision and lm_head stay as the base has them)",
+                    str(index),
+                )
+            if module in value[:index]:
+                raise Impossible("stated twice", str(index))
+        return value
 
 
 Method = Annotated[GptqMethod | AutoRoundMethod | NvFp4Method, Field(discriminator="backend")]
 
 
-class Lengths(_Model):
+class Lengths(RecipeModel):
     """How long calibration samples are, in tokens.
 
     `spread`: sample i of n is cut at min + (max − min)·i/(n − 1), so that every length between is
@@ -145,13 +110,19 @@ class Lengths(_Model):
     @model_validator(mode="after")
     def _ordered(self) -> Lengths:
         if self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}")
+            raise Impossible(
+                f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}",
+                "min_tokens",
+                "max_tokens",
+            )
         if self.mode == "exact" and self.min_tokens != self.max_tokens:
-            raise ValueError("mode exact has one length: min_tokens must equal max_tokens")
+            raise Impossible(
+                "mode exact has one length: min_tokens must equal max_tokens", "min_tokens", "max_tokens"
+            )
         return self
 
 
-class CalibrationSet(_Model):
+class CalibrationSet(RecipeModel):
     """A data set at a pinned revision, and how its rows become samples."""
 
     dataset: RepoId
@@ -160,9 +131,9 @@ class CalibrationSet(_Model):
     split: str
     data_files: str | None = None
     rows: Literal["text", "chat", "instruction", "image_text"]
-    columns: list[str] = Field(min_length=1, max_length=2)
-    subsets: list[str] | None = None
-    num_samples: PositiveInt
+    columns: list[Word] = Field(min_length=1, max_length=2)
+    subsets: Annotated[list[Word], Field(min_length=1)] | None = None
+    num_samples: int = Field(gt=0, le=100_000)
     lengths: Lengths
 
     @field_validator("data_files")
@@ -173,10 +144,10 @@ class CalibrationSet(_Model):
         return value
 
 
-class Calibration(_Model):
+class Calibration(RecipeModel):
     """The passes over calibration data, in order; `seed` fixes which rows are drawn."""
 
-    seed: int
+    seed: int = Field(ge=0, le=2**32 - 1)
     sets: list[CalibrationSet] = Field(min_length=1)
 
     @property
@@ -184,7 +155,7 @@ class Calibration(_Model):
         return sum(each.num_samples for each in self.sets)
 
 
-class EvaluationSet(_Model):
+class EvaluationSet(RecipeModel):
     """The text perplexity is measured on, pinned like the calibration sets."""
 
     dataset: RepoId
@@ -194,8 +165,19 @@ class EvaluationSet(_Model):
     window_tokens: PositiveInt
     stride_tokens: PositiveInt
 
+    @model_validator(mode="after")
+    def _overlapping(self) -> EvaluationSet:
+        if self.stride_tokens > self.window_tokens:
+            raise Impossible(
+                f"stride_tokens {self.stride_tokens} is above window_tokens {self.window_tokens}: "
+                "tokens between the windows would not be measured",
+                "stride_tokens",
+                "window_tokens",
+            )
+        return self
 
-class Serve(_Model):
+
+class Serve(RecipeModel):
     """The portable part of the vLLM command that the card prints."""
 
     max_model_len: PositiveInt
@@ -210,7 +192,7 @@ class Serve(_Model):
     num_speculative_tokens: int = Field(ge=0)
 
 
-class Reference(_Model):
+class Reference(RecipeModel):
     """A paper or program that a card must cite."""
 
     title: str
@@ -219,7 +201,7 @@ class Reference(_Model):
     where: str
 
 
-class CardText(_Model):
+class CardText(RecipeModel):
     """The prose a recipe gives its card; figures come from evidence only."""
 
     headline: str
@@ -230,14 +212,14 @@ class CardText(_Model):
     tags: list[str]
 
 
-class Thresholds(_Model):
+class Thresholds(RecipeModel):
     """What the audit holds the weights to; each with its reason in the YAML."""
 
     max_relative_error: float = Field(gt=0, lt=1)
     min_row_cosine: float = Field(gt=0, lt=1)
 
 
-class Recipe(_Model):
+class Recipe(RecipeModel):
     """One recipe, as its YAML file states it."""
 
     schema_version: Literal[1]
@@ -254,23 +236,21 @@ class Recipe(_Model):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        kinds = {each.rows for each in self.calibration.sets}
-        if "image_text" in kinds and self.method.backend != "modelopt":
-            raise ValueError(f"image_text calibration: the {self.method.backend} backend takes text only")
-        if isinstance(self.method, AutoRoundMethod):
-            wrong = [s.num_samples for s in self.calibration.sets if s.num_samples % self.method.batch_size]
-            if wrong:
-                raise ValueError(
-                    f"method.batch_size {self.method.batch_size} does not divide num_samples {wrong[0]}: "
-                    "AutoRound takes whole batches"
+        for index, each in enumerate(self.calibration.sets):
+            at = f"calibration.sets.{index}"
+            if each.rows == "image_text" and self.method.backend != "modelopt":
+                raise Impossible(
+                    f"image_text calibration: the {self.method.backend} backend takes text only",
+                    f"{at}.rows",
+                    "method.backend",
                 )
-        if self.method.backend == "autoround" and {s.lengths.mode for s in self.calibration.sets} != {
-            "exact"
-        }:
-            raise ValueError("AutoRound needs samples of one length: use lengths.mode exact")
+            if isinstance(self.method, AutoRoundMethod):
+                _autoround_takes(self.method, each, self.calibration.sets[0], at)
         if self.method.kv_cache != "none" and self.serve.kv_cache_dtype == "auto":
-            raise ValueError(
-                "method.kv_cache writes FP8 KV scales, but serve.kv_cache_dtype is auto: say fp8"
+            raise Impossible(
+                "method.kv_cache writes FP8 KV scales, but serve.kv_cache_dtype is auto: say fp8",
+                "serve.kv_cache_dtype",
+                "method.kv_cache",
             )
         return self
 
@@ -301,6 +281,27 @@ class Recipe(_Model):
         for each in [*content["calibration"]["sets"], content["evaluation"]]:
             each["revision"] = revisions.get(each["dataset"], each["revision"])
         return Recipe.model_validate(content)
+
+
+def _autoround_takes(method: AutoRoundMethod, each: CalibrationSet, first: CalibrationSet, at: str) -> None:
+    """AutoRound takes whole batches of samples of one length, and drops the others without a word."""
+    if each.num_samples % method.batch_size:
+        raise Impossible(
+            f"method.batch_size {method.batch_size} does not divide num_samples {each.num_samples}: "
+            "AutoRound takes whole batches",
+            f"{at}.num_samples",
+            "method.batch_size",
+        )
+    if each.lengths.mode != "exact":
+        raise Impossible(
+            "AutoRound needs samples of one length: use lengths.mode exact", f"{at}.lengths.mode"
+        )
+    if each.lengths.max_tokens != first.lengths.max_tokens:
+        raise Impossible(
+            "AutoRound needs samples of one length: the first set has "
+            f"{first.lengths.max_tokens} tokens, this one {each.lengths.max_tokens}",
+            f"{at}.lengths.max_tokens",
+        )
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────
@@ -338,84 +339,29 @@ def load(name: str, directory: Path = RECIPES_DIR) -> Recipe:
 
 
 def parse(text: str, *, where: str, name: str, overrides: dict[str, str] | None = None) -> Recipe:
-    """The recipe in `text`; `where` is named in errors; `overrides` are `--set` paths and YAML values."""
-    if len(text) > 256_000:
-        raise RecipeError(
-            "the recipe is larger than 256 kB", where=where, fix="a recipe is a page, not a data file"
-        )
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_aliases(text, where)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(e, "problem", None) or str(e).splitlines()[0]
-        raise RecipeError(f"not YAML: {problem}", where=where + line, fix="mend the syntax there") from e
-    except RecursionError as e:
-        raise RecipeError("nested too deeply", where=where, fix="a recipe has a few levels") from e
+    """The recipe in `text`; `where` is named in errors; `overrides` are `--set` paths and YAML values.
+
+    Raises RecipeError; its `problems` are mappings of file, line, field, message and given.
+    """
+    where = where.removesuffix(" with --set")  # each problem says which of the two it comes from
+    node, content = read_yaml(text, where)
     if not isinstance(content, dict):
-        raise RecipeError("a recipe is a mapping of fields", where=where, fix="see recipes/ for examples")
+        raise refused(where, 1, "a recipe is a mapping of fields", fix="see recipes/ for examples")
     if content.setdefault("name", name) != name:
-        raise RecipeError(
-            f"name: {content['name']!r} differs from the file's stem {name!r}", where=where, fix="drop it"
+        raise refused(
+            where,
+            line_of(node, ("name",)),
+            f"it differs from the file's stem {name!r}",
+            field="name",
+            given=content["name"],
+            fix="drop it",
         )
     for path, value in (overrides or {}).items():
-        _override(content, path, value)
+        override(content, path, value)
     try:
         return Recipe.model_validate(content)
     except ValidationError as e:
-        raise RecipeError(explain(e, Recipe, node, where), fix="mend the fields named above") from e
-
-
-def _refuse_aliases(text: str, where: str) -> None:
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            raise RecipeError(
-                "aliases (*name) are not allowed: a recipe shows each value where it acts",
-                where=f"{where}:{event.start_mark.line + 1 if event.start_mark else 1}",
-                fix="write the value out",
-            )
-
-
-def _override(content: Any, path: str, text: str) -> None:
-    """Set `a.b.0.c` (or `a.b.*.c`: every element) in `content` to the YAML value `text`."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise RecipeError(
-            f"--set {path}: {text!r} is not a YAML value", fix="for example --set method.mse=2.4"
-        ) from e
-    head, _, rest = path.partition(".")
-    targets: list[Any]
-    if isinstance(content, list):
-        if head != "*" and not (head.isdigit() and int(head) < len(content)):
-            raise RecipeError(
-                f"--set: {head!r} is not an index below {len(content)}", fix="use a number or *"
-            )
-        targets = list(range(len(content))) if head == "*" else [int(head)]
-    elif isinstance(content, dict):
-        if rest and head not in content:
-            raise RecipeError(f"--set: no field {head!r}", fix=did_you_mean(head, list(content)))
-        targets = [head]
-    else:
-        raise RecipeError(f"--set: {path!r} goes below a plain value", fix="name a field that the recipe has")
-    for target in targets:
-        if rest:
-            _override(content[target], rest, text)
-        else:
-            content[target] = value
-
-
-def pin_text(text: str, revisions: dict[str, str]) -> Iterator[str]:
-    """The lines of a recipe file with each data set's `revision:` replaced; comments are kept.
-
-    A `revision:` line belongs to the `dataset:` line before it.
-    """
-    dataset = None
-    for line in text.splitlines(keepends=True):
-        if match := re.match(r"^\s*(?:- )?dataset:\s*(\S+)", line):
-            dataset = match[1]
-        if dataset in revisions and (match := re.match(r"^(\s*revision:\s*)\S+", line)):
-            line = match[1] + revisions[dataset] + line[match.end() :]
-        yield line
+        problems = explain(
+            e, Recipe, content, where=where, line_of=partial(line_of, node), overrides=overrides or {}
+        )
+        raise refusal(problems, fix="mend the fields named above") from e

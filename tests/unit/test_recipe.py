@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from bot import log, recipe_pins
 from bot import recipe as recipes
 from bot.errors import RecipeError
 from bot.readme import README, updated
+from bot.recipe_text import pin_text
 
 FOEM = (recipes.RECIPES_DIR / "gptq-foem-g32.yaml").read_text(encoding="utf-8")
+PLACE = {  # where each text stands in FOEM, by its first line
+    line.strip(): number for number, line in reversed(list(enumerate(FOEM.splitlines(), start=1)))
+}
 NAMES = ["autoround-w4a16-g128", "gptq-foem-g32", "gptq-w4a16-g128", "nvfp4"]
 
 
@@ -80,14 +86,19 @@ def test_all_four_cover_the_same_modules(name):
     ("before", "after", "line", "words"),
     [
         ("mse: 2.0", "msee: 2.0", "method.msee", "did you mean 'mse'"),
-        ("backend: gptqmodel", "backend: gptq_model", "method", "did you mean 'gptqmodel'"),
+        ("backend: gptqmodel", "backend: gptq_model", "method.backend", "did you mean 'gptqmodel'"),
         ("mode: spread", "mode: spred", "calibration.sets.0.lengths.mode", "did you mean 'spread'"),
         ("group_size: 32", "group_size: 33", "method.group_size", "given 33"),
         ("sym: true", 'sym: "yes"', "method.sym", 'given "yes"'),
-        ("desc_act: false", "desc_act: true", "method", "desc_act and act_group_aware exclude each other"),
+        (
+            "desc_act: false",
+            "desc_act: true",
+            "method.desc_act",
+            "desc_act and act_group_aware exclude each other",
+        ),
         ("revision: unpinned", "revision: main", "calibration.sets.0.revision", 'given "main"'),
-        ("min_tokens: 256", "min_tokens: 4096", "calibration.sets.0.lengths", "above max_tokens"),
-        ("rows: text", "rows: image_text", "recipe", "takes text only"),
+        ("min_tokens: 256", "min_tokens: 4096", "calibration.sets.0.lengths.min_tokens", "above max_tokens"),
+        ("rows: text", "rows: image_text", "calibration.sets.1.rows", "takes text only"),
         ("bits: 4", "bits: 4\n  kv_cache: fp8_cast", "method.kv_cache", 'given "fp8_cast"'),
         ("data_files: en/", "data_files: ../en/", "data_files", "inside the data set's repo"),
     ],
@@ -102,6 +113,134 @@ def test_a_bad_recipe_names_line_field_and_what_was_given(before, after, line, w
     assert words in message
 
 
+MODULE = "coverage.quantize.0"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "words"),
+    [
+        ("mse: 2.0", "mse: .inf", "method.mse", "finite"),
+        ("mse: 2.0", "mse: .nan", "method.mse", "finite"),
+        (
+            "min_parameters: 0",
+            "min_parameters: 50000000000",
+            "applies_to.min_parameters",
+            "no base could fit",
+        ),
+        ("model_type: [qwen3_5]", "model_type: []", "applies_to.model_type", "at least 1"),
+        (
+            "architectures: [Qwen3_5ForConditionalGeneration]",
+            "architectures: []",
+            "applies_to.architectures",
+            "at least 1",
+        ),
+        ("columns: [text]", "columns: []", "calibration.sets.1.columns", "at least 1"),
+        ("stride_tokens: 512", "stride_tokens: 4096", "evaluation.stride_tokens", "above window_tokens 2048"),
+        ("num_samples: 128", "num_samples: 100001", "calibration.sets.0.num_samples", "100000"),
+        ("seed: 0", "seed: -1", "calibration.seed", "greater than or equal to 0"),
+        ("seed: 0", "seed: 4294967296", "calibration.seed", "4294967295"),
+        (
+            'fallback_rtn_threshold: "0.5%"',
+            'fallback_rtn_threshold: "101%"',
+            "method.fallback_rtn_threshold",
+            "at most 100%",
+        ),
+        ("- mlp.gate_proj", "- mtp.fc", MODULE, "not a module of a decoder layer"),
+        ("- mlp.gate_proj", "- lm_head", MODULE, "not a module of a decoder layer"),
+        ("- mlp.gate_proj", "- mlp.", MODULE, "not a module of a decoder layer"),
+        ("- mlp.gate_proj", '- ""', MODULE, "not a module of a decoder layer"),
+        ("- mlp.up_proj", "- mlp.gate_proj", "coverage.quantize.1", "stated twice"),
+        ("sym: true", "sym: true\n  kv_cache: fp8", "method.kv_cache", "carry no FP8 KV scales"),
+        ("static_groups: false", "static_groups: true", "method.static_groups", "acts only with desc_act"),
+        ("mode: spread", "mode: exact", "calibration.sets.0.lengths.min_tokens", "one length"),
+        ("foem_beta: 0.2", "", "method.foem_alpha", "go together"),
+        ("backend: gptqmodel", "", "method.backend", "which tool quantizes"),
+        ("{image: 2}", "{imag: 2}", "serve.limit_mm_per_prompt.imag", "did you mean 'image'"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_its_line_and_field(before, after, field, words):
+    changed = FOEM.replace(before, after, 1)
+    assert changed != FOEM
+    with pytest.raises(RecipeError) as caught:
+        parse(changed)
+    (problem,) = caught.value.problems
+    assert set(problem) == {"file", "line", "field", "message", "given"}
+    assert (problem["file"], problem["field"]) == ("x.yaml", field)
+    assert words in problem["message"]
+    last = field.rpartition(".")[2]
+    line = changed.splitlines()[problem["line"] - 1]
+    assert last in line or last.isdigit() or last == "backend"
+    assert f"x.yaml:{problem['line']}: {field}: " in str(caught.value)
+    json.dumps(problem, allow_nan=False)
+
+
+def test_rules_over_fields_name_the_line_and_what_was_given():
+    for change, line, field, given in (
+        (("desc_act: false", "desc_act: true"), PLACE["desc_act: false"], "method.desc_act", True),
+        (("min_tokens: 256", "min_tokens: 4096"), None, "calibration.sets.0.lengths.min_tokens", 4096),
+        (("rows: text", "rows: image_text"), PLACE["rows: text"], "calibration.sets.1.rows", "image_text"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            parse(FOEM.replace(*change, 1))
+        (problem,) = caught.value.problems
+        assert (problem["field"], problem["given"]) == (field, given)
+        assert line in (None, problem["line"])
+    text = (recipes.RECIPES_DIR / "nvfp4.yaml").read_text(encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(text.replace("kv_cache_dtype: fp8", "kv_cache_dtype: auto"), where="x", name="nvfp4")
+    assert [each["field"] for each in caught.value.problems] == ["serve.kv_cache_dtype"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "second"),
+    [
+        ("  mse: 2.0", "  mse: 2.0\n  bits: 8", "method.bits", "  bits: 8"),
+        (
+            "schema_version: 1",
+            "schema_version: 1\n'schema_version': 1",
+            "schema_version",
+            "'schema_version': 1",
+        ),
+        (
+            "{mode: spread, min_tokens: 256,",
+            "{mode: spread, min_tokens: 256, min_tokens: 1,",
+            "calibration.sets.0.lengths.min_tokens",
+            "min_tokens: 1,",
+        ),
+        ("  mse: 2.0", "  <<: {mse: 2.0}", "method.<<", "<<"),
+    ],
+)
+def test_a_field_stands_once_and_where_it_acts(before, after, field, second):
+    changed = FOEM.replace(before, after, 1)
+    with pytest.raises(RecipeError) as caught:
+        parse(changed)
+    (problem,) = caught.value.problems
+    assert problem["field"] == field
+    assert second in changed.splitlines()[problem["line"] - 1]
+
+
+def test_a_set_value_is_blamed_on_the_command_line_and_nothing_else_is():
+    text = FOEM.replace("bits: 4", "bits: 5")
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(text, where="x.yaml with --set", name="gptq-foem-g32", overrides={"method.mse": "x"})
+    by_field = {each["field"]: each for each in caught.value.problems}
+    assert (by_field["method.bits"]["file"], by_field["method.bits"]["line"]) == ("x.yaml", PLACE["bits: 4"])
+    assert (by_field["method.mse"]["file"], by_field["method.mse"]["line"]) == ("--set method.mse=x", None)
+    assert "with --set" not in str(caught.value)
+    assert '--set method.mse=x: method.mse: Input should be a valid number (given "x")' in str(caught.value)
+    with pytest.raises(
+        RecipeError, match=r"--set method.act_group_aware=true: method.act_group_aware: desc_act"
+    ):
+        parse(
+            FOEM.replace("desc_act: false", "desc_act: true").replace("aware: true", "aware: false"),
+            **{"method.act_group_aware": "true"},
+        )
+    with pytest.raises(RecipeError, match=r"--set method.mse=\[: method.mse: not YAML"):
+        parse(FOEM, **{"method.mse": "["})
+    with pytest.raises(RecipeError, match=r"--set calibration.sets.\*.num_samples=0: calibration.sets.1"):
+        parse(FOEM, **{"calibration.sets.*.num_samples": "0"})
+
+
 def test_autoround_takes_whole_batches_of_one_length():
     text = (recipes.RECIPES_DIR / "autoround-w4a16-g128.yaml").read_text(encoding="utf-8")
     for change, words in (
@@ -109,8 +248,14 @@ def test_autoround_takes_whole_batches_of_one_length():
         ("mode: truncate", "one length"),
     ):
         changed = text.replace("num_samples: 128" if "num" in change else "mode: exact", change)
-        with pytest.raises(RecipeError, match=words):
+        with pytest.raises(RecipeError, match=words) as caught:
             recipes.parse(changed, where="x.yaml", name="autoround-w4a16-g128")
+        (problem,) = caught.value.problems
+        assert change.split(": ")[0] in changed.splitlines()[problem["line"] - 1]
+    start, end = text.index("    - dataset:"), text.index("evaluation:")
+    other = text[start:end].replace("2048", "1024")
+    with pytest.raises(RecipeError, match="the first set has 2048 tokens, this one 1024"):
+        recipes.parse(text[:end] + other + text[end:], where="x.yaml", name="autoround-w4a16-g128")
 
 
 def test_the_line_is_that_of_the_field():
@@ -129,11 +274,23 @@ def test_the_line_is_that_of_the_field():
         "a: !!python/object/apply:os.system [ls]",
         "[" * 5000,
         "a: 1\n" * 100_000,
+        "a: 2026-13-45",
+        "a: " + "9" * 5000,
+        "a: !!bool maybe",
+        "? [a]\n: 1",
+        "method: {2026-01-01: 1}",
+        "method: {backend: [1]}",
+        "\x07",
     ],
 )
 def test_what_is_no_recipe_is_refused_with_its_type(text):
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError) as caught:
         parse(text)
+    assert caught.value.problems
+    json.dumps(caught.value.problems, allow_nan=False)
+    with pytest.raises(RecipeError) as caught:
+        parse(FOEM, method=text)
+    json.dumps(caught.value.problems, allow_nan=False)
 
 
 def test_an_unknown_name_suggests_the_nearest():
@@ -164,12 +321,78 @@ def test_the_digest_follows_content_and_not_comments_or_prose():
     assert json.loads(recipe.canonical())["method"]["bits"] == 4
 
 
+EVOL = "theblackcat102/evol-codealpaca-v1"
+SHA = "a" * 40
+
+
 def test_pinning_replaces_only_revisions_and_keeps_comments():
-    sha = "a" * 40
-    pinned = "".join(recipes.pin_text(FOEM, {"theblackcat102/evol-codealpaca-v1": sha}))
-    assert pinned == FOEM.replace("revision: unpinned", f"revision: {sha}")
+    pinned = pin_text(FOEM, {EVOL: SHA})
+    assert pinned == FOEM.replace("revision: unpinned", f"revision: {SHA}")
     assert parse(pinned).unpinned() == []
-    assert parse(FOEM).unpinned() == ["theblackcat102/evol-codealpaca-v1"]
+    assert parse(FOEM).unpinned() == [EVOL]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "    - revision: unpinned  # why\n      dataset: theblackcat102/evol-codealpaca-v1\n",
+        "    - dataset: 'theblackcat102/evol-codealpaca-v1'\n      revision: \"unpinned\"\n",
+        "    - \"dataset\": \"theblackcat102/evol-codealpaca-v1\"  # c\n      'revision': 'unpinned'  # d\n",
+        "    - dataset:\n        theblackcat102/evol-codealpaca-v1\n      revision:\n        unpinned\n",
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("sha", [SHA, "1" * 40, "0" * 39 + "e"])
+def test_pins_land_on_their_data_set_however_it_is_written(written, newline, sha):
+    start = FOEM.index("    - dataset: theblackcat102")
+    end = FOEM.index("      split: train")
+    text = (FOEM[:start] + written + FOEM[end:]).replace("\n", newline)
+    pinned = pin_text(text, {EVOL: sha})
+    assert parse(pinned) == parse(text).with_revisions({EVOL: sha})
+    assert pinned.replace(f'"{sha}"', sha).replace(sha, "unpinned") == text.replace('"unpinned"', "unpinned")
+
+
+def test_pins_follow_flow_style_and_the_evaluation_set():
+    start, end = FOEM.index("evaluation:"), FOEM.index("thresholds:")
+    flow = (
+        "evaluation: {revision: unpinned, dataset: Salesforce/wikitext, config: wikitext-2-raw-v1,\n"
+        "  split: test, window_tokens: 2048, stride_tokens: 512}  # kept\n\n"
+    )
+    text = FOEM[:start] + flow + FOEM[end:]
+    pinned = pin_text(text, {"Salesforce/wikitext": SHA})
+    assert pinned == text.replace("{revision: unpinned", f"{{revision: {SHA}")
+
+
+def hub(*, embedded: bool) -> SimpleNamespace:
+    return SimpleNamespace(embedded=embedded, head=lambda dataset, repo_type: SHA)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_pin_writes_and_says_when_they_are_stand_ins(tmp_path, monkeypatch, embedded):
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", said.append)
+    path = tmp_path / "gptq-foem-g32.yaml"
+    path.write_bytes(FOEM.replace("\n", "\r\n").encode())
+    assert recipe_pins.pin([str(path)], hub(embedded=embedded), update=False) == {str(path): {EVOL: SHA}}
+    assert path.read_bytes() == FOEM.replace("\n", "\r\n").replace(": unpinned", f": {SHA}").encode()
+    assert ["stand-ins" in each for each in said] == ([True] if embedded else [])
+    assert recipe_pins.pin([str(path)], hub(embedded=embedded), update=False) == {str(path): {}}
+    assert len(said) == int(embedded)
+
+
+def test_a_pin_that_would_not_read_back_is_refused_and_nothing_written(tmp_path, monkeypatch):
+    path = tmp_path / "gptq-foem-g32.yaml"
+    path.write_text(FOEM)
+    monkeypatch.setattr(recipe_pins, "pin_text", lambda text, revisions: text)
+    with pytest.raises(RecipeError, match="would not read back"):
+        recipe_pins.pin([str(path)], hub(embedded=False), update=False)
+    assert path.read_text() == FOEM
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_comments_of_a_recipe_stay_true_when_it_is_pinned(name):
+    text = (recipes.RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8")
+    assert "Not pinned yet" not in text
 
 
 def test_replacing_revisions_gives_a_valid_recipe():

@@ -1,0 +1,104 @@
+"""What each backend can be asked for: the `method` of a recipe, one model a backend.
+
+Combinations that the tool, or the engine that must load its checkpoint, refuses are refused here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from bot.recipe_errors import Impossible
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class RecipeModel(BaseModel):
+    """Frozen, strict, finite: what the YAML says is what is meant, or it is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _no_fp8_kv(value: object) -> object:
+    if isinstance(value, str) and value.startswith("fp8"):
+        raise ValueError(
+            "GPTQ and AutoRound checkpoints carry no FP8 KV scales; set serve.kv_cache_dtype: fp8 instead"
+        )
+    return value
+
+
+NoKvCache = Annotated[Literal["none"], BeforeValidator(_no_fp8_kv)]
+
+
+class GptqMethod(RecipeModel):
+    backend: Literal["gptqmodel"]
+    packing: Literal["gptq"]
+    bits: Literal[4, 8]
+    group_size: Literal[32, 64, 128]
+    sym: bool
+    desc_act: bool
+    static_groups: bool
+    act_group_aware: bool
+    true_sequential: bool
+    damp_percent: float = Field(gt=0, lt=1)
+    mse: float = Field(ge=0)
+    foem_alpha: float | None = Field(default=None, ge=0)
+    foem_beta: float | None = Field(default=None, ge=0)
+    fallback_rtn_threshold: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] | None = None
+    kv_cache: NoKvCache = "none"
+
+    @field_validator("fallback_rtn_threshold")
+    @classmethod
+    def _at_most_all(cls, value: str | None) -> str | None:
+        if value is not None and float(value.removesuffix("%")) > 100:
+            raise ValueError("it is a share of the samples: at most 100%")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> GptqMethod:
+        if self.desc_act and self.act_group_aware:
+            raise Impossible(
+                "desc_act and act_group_aware exclude each other: GPTQModel refuses both; turn one off",
+                "desc_act",
+                "act_group_aware",
+            )
+        if self.static_groups and not self.desc_act:
+            raise Impossible(
+                "static_groups acts only with desc_act: it fixes the groups that desc_act would reorder",
+                "static_groups",
+                "desc_act",
+            )
+        if self.desc_act and not self.static_groups:
+            raise Impossible(
+                "desc_act without static_groups gives a non-trivial g_idx, which current vLLM does not load",
+                "desc_act",
+                "static_groups",
+            )
+        if (self.foem_alpha is None) != (self.foem_beta is None):
+            alone = "foem_alpha" if self.foem_beta is None else "foem_beta"
+            raise Impossible("foem_alpha and foem_beta go together", alone)
+        return self
+
+
+class AutoRoundMethod(RecipeModel):
+    backend: Literal["autoround"]
+    packing: Literal["auto_round:auto_gptq"]
+    bits: Literal[4, 8]
+    group_size: Literal[32, 64, 128]
+    sym: bool
+    iterations: int = Field(ge=0)
+    batch_size: PositiveInt
+    low_gpu_mem_usage: bool
+    torch_compile: bool
+    kv_cache: NoKvCache = "none"
+
+
+class NvFp4Method(RecipeModel):
+    backend: Literal["modelopt"]
+    packing: Literal["nvfp4"]
+    bits: Literal[4]
+    group_size: Literal[16]
+    sym: Literal[True]
+    algorithm: Literal["max"]
+    kv_cache: Literal["fp8_cast", "none"]
