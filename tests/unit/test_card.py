@@ -239,7 +239,9 @@ def test_rows_and_sections_that_change_places_are_found():
     assert problems(swapped, found) == [f"the line {between!r} is not in its place"]
     head, _, rest = text.partition("## Limits")
     moved = head.replace("## Recipe", "## Limits") + "## Recipe" + rest
-    assert problems(moved, found) == ["the line '## Recipe' is not in its place"]
+    assert problems(moved, found) == [
+        "the line '`nvfp4`: what the method was told, and whether it acted.' is not in its place"
+    ]
 
 
 def test_the_same_figure_twice_is_one_too_many():
