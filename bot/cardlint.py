@@ -54,22 +54,17 @@ _FIXED = re.compile(r"\s*(?:#|\||>|[-*+]\s|\*\*|!\[|```|~~~)")
 _FIGURE = re.compile(figures.NUMBER.pattern + r"|\w*\d(?:[\w.,]*\w)?")
 
 
-class CardRefused(GateFailed):
-    """GateFailed with the lint's `problems`."""
-
-    def __init__(self, problems: list[str], where: str) -> None:
-        super().__init__(
-            f"the card does not hold ({len(problems)}):\n" + "\n".join(f"  - {each}" for each in problems),
-            where=where,
-            fix="render it again with `release-bot card KEY`; figures change only with their evidence",
-        )
-        self.problems = problems
-
-
 def refuse(problems: list[str], where: str) -> None:
     """Raise GateFailed naming every problem of the card at `where`; nothing when there is none."""
-    if problems:
-        raise CardRefused(problems, where)
+    if not problems:
+        return
+    error = GateFailed(
+        f"the card does not hold ({len(problems)}):\n" + "\n".join(f"  - {each}" for each in problems),
+        where=where,
+        fix="render it again with `release-bot card KEY`; figures change only with their evidence",
+    )
+    error.problems = list(problems)
+    raise error
 
 
 def read(path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot import log
-from bot.errors import AuditFailed, UsageError
+from bot.errors import AuditFailed, GateFailed, UsageError
 
 if TYPE_CHECKING:
     from bot.config import Config
@@ -121,19 +121,8 @@ def card(arguments: argparse.Namespace) -> int:
     problems = cardlint.lint_file(Path(arguments.what[1]))
     if arguments.json:
         print_json({"schema_version": 1, "passed": not problems, "problems": problems})
-    if problems:
-        from bot.errors import GateFailed
-
-        raise (
-            GateFailed(
-                f"the card does not hold ({len(problems)}):\n"
-                + "\n".join(f"  - {each}" for each in problems),
-                where=arguments.what[1],
-                fix="render it again with `release-bot card KEY`; figures change only with their evidence",
-            )
-            if not arguments.json
-            else SystemExit(GateFailed.exit_code)
-        )
+        return GateFailed.exit_code if problems else 0
+    cardlint.refuse(problems, arguments.what[1])
     log.info("the card holds: metadata complete, no placeholder, every number in its evidence")
     return 0
 
@@ -258,7 +247,7 @@ def recipes_check(arguments: argparse.Namespace) -> int:
                 "schema_version": 1,
                 "passed": not problems,
                 "recipes": [{"name": r.name, "unpinned": r.unpinned()} for r in checked],
-                "problems": [str(e) for e in problems],
+                "problems": [each for e in problems for each in e.problems or [e.as_json()]],
             }
         )
         return RecipeError.exit_code if problems else 0

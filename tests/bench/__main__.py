@@ -1,4 +1,4 @@
-"""`make bench`: how quick the command line starts, and what reading and repairing a 20 GB checkpoint costs."""
+"""`make bench`: how quick the command line starts; reading and repairing a 20 GB checkpoint."""
 
 from __future__ import annotations
 
