@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.checkpoint.facts import Facts
 from bot.checkpoint.inventory import total_bytes
-from bot.checkpoint.lists import disagreements, ignored_of, mixed
+from bot.checkpoint.lists import disagreements, ignored_of, mapping_of, mixed
 from bot.checkpoint.packing import contradiction
 from bot.checkpoint.verdict import NO_BASE, Verdict, failed, passed, skipped, some
 
@@ -86,14 +86,18 @@ def _figures(facts: Facts, config: dict[str, Any]) -> list[tuple[str, tuple[str,
         problems.append(
             (f"the recipe's packing is {facts.recipe.method.packing}, this is {facts.packing}", ())
         )
-    plain = not config.get("dynamic") or all(str(k).startswith("-:") for k in config["dynamic"])
+    plain = all(key.startswith("-:") for key in mapping_of(config, "dynamic"))
     for name in ("bits", "group_size"):
         wanted = {"config.json": config.get(name)} if plain and not config.get("extra_config") else {}
         if facts.recipe is not None:
             wanted["the recipe"] = getattr(facts.recipe.method, name)
         for who, value in wanted.items():
             if isinstance(value, int) and value > 0:
-                other = [m for m, module in facts.modules.items() if getattr(module, name) not in (0, value)]
+                other = [
+                    m
+                    for m, module in facts.modules.items()
+                    if module.sound and getattr(module, name) != value
+                ]
                 problems += (
                     [(f"{who} says {name} {value}: {some(other)} differ", tuple(other))] if other else []
                 )

@@ -237,6 +237,9 @@ def weights_distance(facts: Facts) -> Verdict:
             contradiction(facts.label, facts.packing) or f"their zero points are not those of {facts.label}"
         )
         return failed(f"{said}: {some(wrong)}", wrong)
+    broken = [name for name, module in facts.modules.items() if not module.missing and not module.sound]
+    if broken:
+        return failed(f"dtypes and shapes of their tensors do not fit together: {some(broken)}", broken)
     if facts.headers_only:
         return skipped(HEADERS_ONLY)
     if facts.base is None:

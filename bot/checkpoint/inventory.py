@@ -101,6 +101,9 @@ class PackedModule:
         out, width = self.shape
         groups = width // self.group_size
         if self.kind == "nvfp4":
+            second = self.tensors["weight_scale_2"]
+            if second.num_elements != 1 or second.dtype not in ("F32", "F16", "BF16"):
+                return False
             wanted = {"weight": ("U8", (out, width // 2)), "weight_scale": ("F8_E4M3", (out, groups))}
             return self.group_size == 16 and all(_is(self.tensors[k], d, s) for k, (d, s) in wanted.items())
         wanted = {

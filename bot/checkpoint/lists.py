@@ -70,6 +70,18 @@ class Asked:
     packed: bool | None
 
 
+def mapping_of(config: Config, key: str) -> dict[str, Any]:
+    """A field that is to be a mapping; anything else names nothing, which the tensors then contradict."""
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def default_bits(config: Config) -> int:
+    """The bits of what no list names."""
+    bits = config.get("bits")
+    return bits if type(bits) is int and bits > 0 else 4
+
+
 def to_engine(name: str) -> str:
     """A saved module name as vLLM's multimodal class calls it."""
     if name == "lm_head":
@@ -139,10 +151,10 @@ def _verdicts(
 
 
 def _gptq(config: Config, saved: list[Asked], engine: list[Asked]) -> Iterator[tuple[str, Asked, Verdict]]:
-    dynamic = config.get("dynamic") or {}
+    dynamic = mapping_of(config, "dynamic")
     listed = flat(config.get("modules_in_block_to_quantize"))
     mapped = [_map(each) for each in listed]
-    skipped = {str(each) for each in config.get("modules_to_not_convert") or []}
+    skipped = set(flat(config.get("modules_to_not_convert")))
     head = bool(config.get("lm_head"))
 
     def by_dynamic(name: str) -> bool:
@@ -200,11 +212,11 @@ def _in_block(name: str, listed: list[str]) -> bool | None:
 def _auto_round(
     config: Config, saved: list[Asked], engine: list[Asked]
 ) -> Iterator[tuple[str, Asked, Verdict]]:
-    extra = {str(k): v for k, v in (config.get("extra_config") or {}).items() if isinstance(v, dict)}
+    extra = {k: v for k, v in mapping_of(config, "extra_config").items() if isinstance(v, dict)}
     blocks = config.get("block_name_to_quantize") or config.get("to_quant_block_names")
     listed = blocks.split(",") if isinstance(blocks, str) else flat(blocks)
     listed = [each.strip() for each in listed]
-    default = int(config.get("bits") or 4)
+    default = default_bits(config)
     mapped_extra = {_map(k): v for k, v in extra.items()}
     mapped_blocks = [_map(each) for each in listed]
     for asked in saved:
@@ -237,7 +249,7 @@ def resolve_bits(name: str, extra: Config, blocks: list[str], default: int) -> b
         if name.endswith(f".{fused}"):
             names = [name[: -len(fused)] + member for member in members]
             if any(_explicit(each, extra) is not None for each in names):
-                states = {(_explicit(each, extra) or {}).get("bits", fallback) < 16 for each in names}
+                states = {_bits(_explicit(each, extra) or {}, fallback) < 16 for each in names}
                 return states.pop() if len(states) == 1 else None
     found = _explicit(name, extra)
     return _bits(found, fallback) < 16 if found is not None else fallback < 16

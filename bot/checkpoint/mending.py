@@ -13,11 +13,13 @@ from typing import Any
 
 from bot.checkpoint.inventory import part_of
 from bot.checkpoint.lists import (
+    default_bits,
     disagreements,
     engine_names,
     excluded_by,
     flat,
     ignored_of,
+    mapping_of,
     not_excluded,
     resolve_bits,
     to_engine,
@@ -43,7 +45,7 @@ def mended(config: Config, linears: Mapping[str, bool], *, trivial_g_idx: bool) 
     if method.startswith(("auto-round", "auto_round", "intel/auto-round")):
         return _auto_round(config, linears)
     if "quant_algo" in config:
-        names = _ignored([str(each) for each in config.get("ignore") or []], linears)
+        names = _ignored(ignored_of({"ignore": config.get("ignore")}), linears)
         return dict(config) | {"ignore": names}
     return dict(config)
 
@@ -70,7 +72,7 @@ def _spellings(linears: Mapping[str, bool], *, packed: bool) -> list[str]:
 def _gptq(config: Config, linears: Mapping[str, bool], trivial_g_idx: bool) -> dict[str, Any]:
     result = dict(config)
     packed = [name for name, is_packed in linears.items() if is_packed]
-    result["dynamic"] = _dynamic(config.get("dynamic") or {}, linears)
+    result["dynamic"] = _dynamic(mapping_of(config, "dynamic"), linears)
     if sorted(flat(config.get("modules_in_block_to_quantize"))) != sorted(packed):
         result["modules_in_block_to_quantize"] = [packed]
     result["lm_head"] = linears.get("lm_head", False)
@@ -108,12 +110,12 @@ def _pattern(name: str) -> str:
 
 def _auto_round(config: Config, linears: Mapping[str, bool]) -> dict[str, Any]:
     result = dict(config)
-    default = int(config.get("bits") or 4)
+    default = default_bits(config)
     packed = [name for name, is_packed in linears.items() if is_packed]
     blocks = _blocks(config.get("block_name_to_quantize"), packed)
     if blocks is not None:
         result["block_name_to_quantize"] = blocks
-    given = {k: v for k, v in (config.get("extra_config") or {}).items() if isinstance(v, dict)}
+    given = {k: v for k, v in mapping_of(config, "extra_config").items() if isinstance(v, dict)}
     extra = {k: v for k, v in given.items() if _right(k, v, linears, default)}
     result["extra_config"] = extra
     for name in _unnamed(result, linears):

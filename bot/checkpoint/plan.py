@@ -76,6 +76,7 @@ def make_plan(
     if base is not None:
         _altered(plan, checkpoint, base, modules, recipe)
         _lost(plan, checkpoint, base, modules, recipe)
+        _unfit(plan, base, modules, recipe)
         _orphans(plan, checkpoint, base, modules)
     else:
         _need_base(plan, checkpoint)
@@ -247,9 +248,24 @@ def _lost(
         )
     gone = [name for name in lost if name not in kept]
     gone += [f"{m.name}.{suffix}" for m in modules.values() if covers(recipe, m.name) for suffix in m.missing]
+    integers = [m for m in modules.values() if m.kind == "int" and covers(recipe, m.name)]
+    without_index = [f"{m.name}.g_idx" for m in integers if "g_idx" not in m.tensors]
+    gone += without_index if len(without_index) * 2 < len(integers) else []
     if gone:
         detail = "lost, and packed in this recipe: only the quantizer can make them again"
         plan.unrepaired.append(Action(kind="lost", detail=detail, tensors=tuple(gone)))
+
+
+def _unfit(plan: Plan, base: Checkpoint, modules: dict[str, PackedModule], recipe: Recipe) -> None:
+    """Packed modules that are not what the recipe makes of the base's weight."""
+    for module in modules.values():
+        theirs = base.tensors.get(f"{module.name}.weight")
+        if not covers(recipe, module.name) or module.missing or theirs is None:
+            continue
+        wanted = (theirs.shape, recipe.method.bits, recipe.method.group_size)
+        if not module.sound or (module.shape, module.bits, module.group_size) != wanted:
+            detail = "its tensors do not fit together, the base or the recipe; quantize again"
+            plan.unrepaired.append(Action(kind="unfit", detail=detail, tensors=(module.name,)))
 
 
 def _orphans(plan: Plan, checkpoint: Checkpoint, base: Checkpoint, modules: dict[str, PackedModule]) -> None:

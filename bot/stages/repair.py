@@ -231,9 +231,9 @@ class _Work:
             right = right | {"quantization_config": quantization}
         if right != config or not _same_types(right, config):
             staging.write("config.json", [dump(right)])
-            self.did(
-                "config", "the base's, with quantization_config" if self.base else "mended", "config.json"
-            )
+            what = "the base's, with quantization_config" if self.base else "mended"
+            leaks = local_paths(strings_of(config), allowed)
+            self.did("config", what + (", local paths taken out" if leaks else ""), "config.json")
         for file, copy in self.checkpoint.standalone.items():
             wanted = without_local_paths(standalone(copy, quantization)) if quantization is not None else copy
             if wanted != copy:
