@@ -21,7 +21,8 @@ from bot.stages.repair import RepairReport, repair
 
 VALUES: list[Any] = [
     None, True, -1, 0, 4, 1e300, "x", "", [], {}, [[]], [1], {"a": 1}, {"a": {"bits": "x"}},
-    "gptq", "auto-round", [None], {"": {}}, {"-:x": None}, ["*"], {"quantization": []}, {"quantization": {"exclude_modules": 3}},
+    "gptq", "auto-round", [None], {"": {}}, {"-:x": None}, ["*"],
+    {"quantization": []}, {"quantization": {"exclude_modules": 3}},
 ]  # fmt: skip
 SUFFIXES = [
     "weight",
