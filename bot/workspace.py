@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bot import log
 from bot.errors import InputError, Refused, UsageError
 from bot.models import M, Release, read_json, write_json
 
@@ -39,7 +40,14 @@ class Workspace:
         return read_json(path, model)
 
     def existing(self, stage: str, model: type[M]) -> M | None:
-        return read_json(self.evidence(stage), model) if self.evidence(stage).is_file() else None
+        """The evidence of `stage`; None when it has not run, or when another version of the bot wrote it."""
+        if not self.evidence(stage).is_file():
+            return None
+        try:
+            return read_json(self.evidence(stage), model)
+        except InputError as e:
+            log.warning(f"{e.what}: the stage runs again")
+            return None
 
     def release(self) -> Release:
         if not self.job.is_file():
