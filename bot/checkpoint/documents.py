@@ -1,4 +1,4 @@
-"""JSON from outside, with bounds: size, number of values, depth, no duplicate keys where they matter.
+"""JSON from outside, with bounds: size, values, depth, characters, no duplicate keys where they matter.
 
 A document of a few megabytes can cost gigabytes once parsed, or overflow the stack. Both are
 refused before they hurt, as InputError that says which file.
@@ -21,6 +21,14 @@ Json = Any
 
 def parse_object(data: bytes, *, where: str, unique: bool = False) -> dict[str, Json]:
     """The JSON object in `data`; InputError when it is none, or a bomb. `unique` refuses duplicate keys."""
+    value = parse_json(data, where=where, unique=unique)
+    if not isinstance(value, dict):
+        raise _refused(f"an object was expected, not {type(value).__name__}", where)
+    return value
+
+
+def parse_json(data: bytes, *, where: str, unique: bool = False) -> Json:
+    """The JSON value in `data`, an object or not; otherwise as `parse_object`."""
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
         raise _refused(f"more than {MAX_VALUES:,} values", where)
     try:
@@ -29,9 +37,10 @@ def parse_object(data: bytes, *, where: str, unique: bool = False) -> dict[str, 
         raise _refused("it is nested too deeply", where) from e
     except ValueError as e:
         raise _refused(str(e)[:200], where) from e
-    if not isinstance(value, dict):
-        raise _refused(f"an object was expected, not {type(value).__name__}", where)
-    _check_depth(value, where)
+    if isinstance(value, (dict, list)):
+        _check_depth(value, where)
+    if b"\\ud" in data or b"\\uD" in data:
+        _check_surrogates(value, where)
     return value
 
 
@@ -62,6 +71,14 @@ def _check_depth(value: Json, where: str) -> None:
         if not level:
             return
     raise _refused(f"more than {MAX_DEPTH} levels deep", where)
+
+
+def _check_surrogates(value: Json, where: str) -> None:
+    """Half of a surrogate pair is no character: it can be neither printed nor written."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise _refused("it holds a lone surrogate, which is no character", where) from e
 
 
 def _refused(what: str, where: str) -> InputError:

@@ -7,19 +7,24 @@ from typing import Any
 
 from bot.checkpoint.compare import SHOWN_FROM_BYTES, Comparison, compare
 from bot.checkpoint.distance import ModuleDistance, measure, selection
-from bot.checkpoint.documents import CONFIG_LIMIT_BYTES, parse_object
+from bot.checkpoint.documents import CONFIG_LIMIT_BYTES, parse_json, parse_object
 from bot.checkpoint.files import Source, entry_of, same_content
+from bot.checkpoint.index import INDEX_NAME
 from bot.checkpoint.inventory import IN_PROJ_AB, PackedModule, linears, packed_modules, part_of
 from bot.checkpoint.packing import STORED_MINUS_ONE, Packing, Zeros, label_of, packing_of
 from bot.checkpoint.reading import Checkpoint, read_checkpoint
 from bot.checkpoint.scans import GroupIndexes, ScaleFaults, scan_group_indexes, scan_scales, scan_zeros
 from bot.checkpoint.sidefiles import (
+    PICKLE_HEAD_BYTES,
     is_scanned,
     is_side_file,
-    local_path_in_text,
+    is_stray_side_file,
+    local_path_in_stream,
     local_paths,
+    looks_like_text,
     metadata_strings,
     named_like_pickle,
+    skipped_keys,
     starts_like_pickle,
     strings_of,
 )
@@ -41,6 +46,7 @@ COVERED = (
     "linear_attn.out_proj",
 )
 TEXT_LIMIT_BYTES = 64 << 20
+HEAD_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +107,7 @@ def covers(recipe: Recipe | None, module: str) -> bool:
 
 def gather(source: Source, base: Source | None, recipe: Recipe | None, *, headers_only: bool) -> Facts:
     """Reads what the checks need. InputError when either checkpoint cannot be read at all."""
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, strays=True)
     original = read_checkpoint(base) if base else None
     modules = packed_modules(checkpoint.tensors)
     label = label_of(checkpoint.quantization)
@@ -133,7 +139,7 @@ def gather(source: Source, base: Source | None, recipe: Recipe | None, *, header
         unmeasured=unmeasured,
         side_files=_side_files(checkpoint.source, original.source) if original else None,
         local_paths=tuple(paths),
-        pickles=tuple(_pickles(checkpoint.source, shallow=headers_only)),
+        pickles=tuple(pickles_of(checkpoint, shallow=headers_only)),
         scanned_all=scanned_all,
     )
 
@@ -205,10 +211,11 @@ def _side_files(mine: Source, theirs: Source) -> SideFiles:
     own = {path for path, entry in mine.files().items() if is_side_file(path) and entry.kind != "symlink"}
     links = {path for path, entry in mine.files().items() if entry.is_symlink}
     wanted = {path for path in theirs.files() if is_side_file(path)}
+    strays = {path for path in mine.files() if is_stray_side_file(path) and path not in theirs.files()}
     return SideFiles(
         missing=tuple(sorted(wanted - own - links)),
         differing=tuple(sorted(path for path in wanted & own if not same_content(mine, theirs, path))),
-        extra=tuple(sorted(own - wanted)),
+        extra=tuple(sorted((own - wanted) | strays)),
     )
 
 
@@ -220,11 +227,11 @@ def _local_paths(
     found: list[tuple[str, str]] = []
     complete = True
     for path, entry in source.files().items():
-        if entry.kind != "file" or not is_scanned(path) or path.endswith(".safetensors.index.json"):
+        if entry.kind != "file" or not is_scanned(path):
             continue
-        known = path == "config.json" or path in checkpoint.standalone
-        if (shallow and source.remote and not known) or entry.size_bytes > TEXT_LIMIT_BYTES:
-            complete = False
+        known = path in ("config.json", INDEX_NAME) or path in checkpoint.standalone
+        if source.remote and not known and (shallow or entry.size_bytes > TEXT_LIMIT_BYTES):
+            complete = complete and not _may_be_text(path)
             continue
         if not (base and same_as_base(source, base.source, path)):
             found += [(path, leak) for leak in _leaks(checkpoint, base, path)]
@@ -241,27 +248,40 @@ def same_as_base(source: Source, base: Source, path: str) -> bool:
 
 def _leaks(checkpoint: Checkpoint, base: Checkpoint | None, path: str) -> list[str]:
     document = _document(checkpoint, path)
-    if isinstance(document, dict):
-        allowed = frozenset(text for _, text in strings_of(_base_document(base, path)))
-        return [leak for _, leak in local_paths(strings_of(document), allowed)]
-    leak = local_path_in_text(document)
+    if document is not None:
+        allowed = frozenset(text for _, text in strings_of(_base_document(base, path), skipped=frozenset()))
+        return [leak for _, leak in local_paths(strings_of(document, skipped=skipped_keys(path)), allowed)]
+    leak = leak_in_text(checkpoint.source, path)
     return [leak] if leak else []
 
 
-def _document(checkpoint: Checkpoint, path: str) -> dict[str, Any] | str:
-    """A file as JSON where it is some, else as text."""
+def _may_be_text(path: str) -> bool:
+    return looks_like_text(path, b"\0")
+
+
+def leak_in_text(source: Source, path: str) -> str | None:
+    """The first local path in a file that is text, whatever its size; None for any other file."""
+    size = entry_of(source, path).size_bytes
+    if not size or not looks_like_text(path, source.read(path, 0, min(HEAD_BYTES, size))):
+        return None
+    return local_path_in_stream(source.stream(path, 0, size))
+
+
+def _document(checkpoint: Checkpoint, path: str) -> Any:
+    """The content of a file that is JSON; None for any other file."""
     if path == "config.json" and checkpoint.has_config:
         return checkpoint.config
     if path in checkpoint.standalone:
         return checkpoint.standalone[path]
-    data = checkpoint.source.read_small(path, TEXT_LIMIT_BYTES)
-    if path.endswith(".json"):
+    if path == INDEX_NAME and checkpoint.index is not None:
+        return checkpoint.index.rest
+    small = entry_of(checkpoint.source, path).size_bytes <= TEXT_LIMIT_BYTES
+    if small and path.endswith((".json", ".ipynb")):
         try:
-            return parse_object(data, where=f"{checkpoint.label}: {path}")
+            return parse_json(checkpoint.source.read_small(path, TEXT_LIMIT_BYTES), where=path)
         except InputError:
-            if path.endswith("config.json"):
-                raise
-    return data.decode("utf-8", "replace")
+            return None
+    return None
 
 
 def _base_document(base: Checkpoint | None, path: str) -> dict[str, Any]:
@@ -278,16 +298,16 @@ def _base_document(base: Checkpoint | None, path: str) -> dict[str, Any]:
         return {}
 
 
-def _pickles(source: Source, *, shallow: bool) -> list[str]:
+def pickles_of(checkpoint: Checkpoint, *, shallow: bool) -> list[str]:
     """Files that a tool would unpickle, by name or by their first bytes."""
-    found = []
+    source, found = checkpoint.source, []
     for path, entry in source.files().items():
-        if entry.kind != "file" or path.endswith(".safetensors"):
+        if entry.kind != "file" or path in checkpoint.shards:
             continue
         if named_like_pickle(path):
             found.append(path)
-        elif entry.size_bytes and not (source.remote and (shallow or is_scanned(path))):
+        elif entry.size_bytes and not (source.remote and (shallow or _may_be_text(path))):
             entry_of(source, path)
-            if starts_like_pickle(source.read(path, 0, min(64, entry.size_bytes))):
+            if starts_like_pickle(source.read(path, 0, min(PICKLE_HEAD_BYTES, entry.size_bytes))):
                 found.append(path)
     return found

@@ -20,6 +20,7 @@ from bot.errors import InfrastructureError, InputError
 # Left by git and by the Hub's downloader; neither is part of a checkpoint, and neither is uploaded.
 _HOUSEKEEPING = (".git", ".cache/huggingface")
 MAX_FILES = 100_000
+MAX_DEPTH = 64
 
 
 class FolderSource:
@@ -46,6 +47,10 @@ class FolderSource:
             self._files = dict(sorted(self._walk()))
         return self._files
 
+    def forget(self) -> None:
+        """List the files anew at the next question."""
+        self._files = None
+
     def _walk(self) -> Iterator[tuple[str, FileEntry]]:
         count = 0
         pending = [""]
@@ -60,6 +65,7 @@ class FolderSource:
                 ) from e
             for item in items:
                 path = f"{below}/{item.name}" if below else item.name
+                self._check_name(path)
                 if path in _HOUSEKEEPING:
                     continue
                 if item.is_dir(follow_symlinks=False):
@@ -71,6 +77,22 @@ class FolderSource:
                         f"more than {MAX_FILES} files", where=self.label, fix="name a checkpoint's folder"
                     )
                 yield path, self._entry(path, item)
+
+    def _check_name(self, path: str) -> None:
+        """InputError for a name that no report, index or Hub could carry, or that lies too deep."""
+        try:
+            path.encode()
+        except UnicodeEncodeError as e:
+            raise InputError(
+                f"the name {path!a} is not UTF-8", where=ascii(self.label), fix="rename or delete the file"
+            ) from e
+        if path.count("/") > MAX_DEPTH:
+            raise InputError(
+                f"folders lie more than {MAX_DEPTH} deep: {path[:80]}…",
+                where=self.label,
+                why="no checkpoint is like this; it may be made to harm",
+                fix="delete the folder",
+            )
 
     def _entry(self, path: str, item: os.DirEntry[str]) -> FileEntry:
         status = item.stat(follow_symlinks=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bot.checkpoint.documents import parse_object
 from bot.checkpoint.files import Source, entry_of, leads_outside
@@ -14,11 +15,15 @@ INDEX_LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """`total_size` as the file has it, of any type; `outside` are paths that leave the checkpoint."""
+    """`total_size` as the file has it, of any type; `outside` are paths that leave the checkpoint.
+
+    `rest` is everything in the file but `weight_map`.
+    """
 
     weight_map: dict[str, str]
     total_size: object
     outside: tuple[str, ...]
+    rest: dict[str, Any]
 
     @property
     def inside(self) -> set[str]:
@@ -42,4 +47,5 @@ def read_index(source: Source) -> Index | None:
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     outside = tuple(sorted(path for path in set(weight_map.values()) if leads_outside(path)))
-    return Index(weight_map=weight_map, total_size=total, outside=outside)
+    rest = {key: value for key, value in content.items() if key != "weight_map"}
+    return Index(weight_map=weight_map, total_size=total, outside=outside, rest=rest)

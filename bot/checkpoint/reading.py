@@ -13,6 +13,7 @@ from bot.checkpoint.documents import read_object
 from bot.checkpoint.files import Source, entry_of
 from bot.checkpoint.headers import Shard, TensorEntry, read_shard
 from bot.checkpoint.index import Index, read_index
+from bot.checkpoint.sidefiles import PICKLE_HEAD_BYTES, starts_like_pickle
 from bot.errors import InputError
 
 # Stand-alone copies of the quantization config: GPTQModel, AutoRound, ModelOpt.
@@ -55,8 +56,12 @@ class Checkpoint:
         return self.source.stream(entry.file, entry.start, entry.num_bytes)
 
 
-def read_checkpoint(source: Source) -> Checkpoint:
-    """Reads config, index and headers; InputError when this is no readable checkpoint."""
+def read_checkpoint(source: Source, *, strays: bool = False) -> Checkpoint:
+    """Reads config, index and headers; InputError when this is no readable checkpoint.
+
+    `strays`: a safetensors file in a subfolder that the index does not name is a shard too, so that a
+    second checkpoint hidden there shows. A base may have such copies; what they hold is not asked of it.
+    """
     files = source.files()
     config = _config(source)
     index = read_index(source)
@@ -65,7 +70,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
         for name in QUANT_FILES
         if name in files and files[name].kind == "file"
     }
-    shards = {path: read_shard(source, path) for path in _shard_paths(source, index)}
+    shards = _shards(source, index, strays=strays)
     tensors, duplicates = _by_name(shards, index)
     return Checkpoint(
         source=source,
@@ -89,9 +94,28 @@ def _config(source: Source) -> dict[str, Any] | None:
     return content
 
 
-def _shard_paths(source: Source, index: Index | None) -> list[str]:
+def _shards(source: Source, index: Index | None, *, strays: bool) -> dict[str, Shard]:
+    """Every shard. One that is a pickle, and that the index does not name, is left to `files.pickle`."""
+    shards: dict[str, Shard] = {}
+    paths = _shard_paths(source, index, strays=strays)
+    for path in paths:
+        try:
+            shards[path] = read_shard(source, path)
+        except InputError:
+            named = len(paths) == 1 or (index is not None and path in index.inside)
+            if named or not _is_pickle(source, path):
+                raise
+    return shards
+
+
+def _is_pickle(source: Source, path: str) -> bool:
+    size = entry_of(source, path).size_bytes
+    return size > 0 and starts_like_pickle(source.read(path, 0, min(PICKLE_HEAD_BYTES, size)))
+
+
+def _shard_paths(source: Source, index: Index | None, *, strays: bool) -> list[str]:
     files = source.files()
-    paths = {path for path in files if path.endswith(".safetensors") and "/" not in path}
+    paths = {path for path in files if path.endswith(".safetensors") and (strays or "/" not in path)}
     paths |= {path for path in (index.inside if index else ()) if path in files}
     if not paths:
         raise InputError("no safetensors file", where=source.label, fix="name a checkpoint's folder or repo")
@@ -111,7 +135,7 @@ def _by_name(
             places.setdefault(entry.name, []).append(entry)
     named = index.weight_map if index else {}
     for name, found in places.items():
-        found.sort(key=lambda entry: (entry.file != named.get(name), entry.file))
+        found.sort(key=lambda entry: (entry.file != named.get(name), "/" in entry.file, entry.file))
     return (
         {name: found[0] for name, found in places.items()},
         {name: tuple(found[1:]) for name, found in places.items() if len(found) > 1},

@@ -2,9 +2,9 @@
 
 Everything that changes is first written beside its place under a temporary name and synced. Only
 when all of it is on disk are the names switched, one by one: shards, then side files and configs,
-the index last. Before the first switch an error takes everything back; after it, the folder is one
-that the next repair finishes, since each switched file is right by itself and the index is rebuilt
-from headers.
+the index last. The old files stay as hard links until the last switch, so that an error takes
+everything back; a kill between two switches leaves a folder that the next repair finishes, since each
+switched file is right by itself and the index is rebuilt from headers.
 
 Weights are copied by the kernel or in chunks of 8 MiB, holes of sparse files as holes: memory does not
 grow with the checkpoint.
@@ -12,6 +12,7 @@ grow with the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -23,9 +24,10 @@ from pathlib import Path
 
 from bot.checkpoint.folder import FolderSource, hole_at
 from bot.checkpoint.headers import DTYPE_BITS, TensorEntry
-from bot.errors import InfrastructureError
+from bot.errors import InfrastructureError, InputError
 
 SUFFIX = ".release-bot-new"
+OLD_SUFFIX = ".release-bot-old"
 COPY_BYTES = 8 << 20
 
 
@@ -118,12 +120,23 @@ class Staging:
 
     def commit(self) -> None:
         """Switch the names, in the order of staging, then remove what is to go."""
-        while self._ready:
-            temporary, final = self._ready[0]
-            os.replace(temporary, final)
-            self._ready.pop(0)
-        for path in self._removed:
-            path.unlink(missing_ok=True)
+        done: list[tuple[Path, Path | None, bool]] = []
+        try:
+            for temporary, final in self._ready:
+                with _disk(final.name):
+                    done.append((final, _second_name(final), final.exists()))
+                    os.replace(temporary, final)
+            for path in self._removed:
+                with _disk(path.name):
+                    done.append((path, _second_name(path), True))
+                    path.unlink(missing_ok=True)
+        except BaseException:
+            _take_back(done)
+            raise
+        for _final, old, _existed in done:
+            if old is not None:
+                old.unlink(missing_ok=True)
+        self._ready.clear()
         self._made.clear()
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
@@ -144,6 +157,12 @@ class Staging:
 
     def _create(self, path: str) -> int:
         final = self.folder / path
+        if final.is_dir():
+            raise InputError(
+                f"{path} is a folder where a file belongs",
+                where=str(self.folder),
+                fix="delete or rename the folder",
+            )
         for directory in [d for d in reversed(final.parents) if self.folder in d.parents and not d.exists()]:
             directory.mkdir(mode=0o755)
             self._made.append(directory)
@@ -229,9 +248,39 @@ class _disk:
             ) from error
 
 
-def remove_leftovers(folder: Path) -> list[str]:
+def _second_name(path: Path) -> Path | None:
+    """A hard link to `path` as it is; None where there is no file, or the disk knows no hard links."""
+    old = path.with_name(f".{path.name}{OLD_SUFFIX}")
+    try:
+        old.unlink(missing_ok=True)
+        os.link(path, old, follow_symlinks=False)
+    except OSError:
+        return None
+    return old
+
+
+def _take_back(done: list[tuple[Path, Path | None, bool]]) -> None:
+    """Give switched names their old files again; what was not there before goes."""
+    for final, old, existed in reversed(done):
+        with contextlib.suppress(OSError):
+            if old is not None:
+                os.replace(old, final)
+                # Where both are one file, the rename did nothing.
+                old.unlink(missing_ok=True)
+            elif not existed:
+                final.unlink(missing_ok=True)
+
+
+def remove_leftovers(source: FolderSource) -> list[str]:
     """Delete what a killed repair left beside the files; returns their names."""
-    found = [path for path in folder.rglob(f".*{SUFFIX}") if path.is_file() and not path.is_symlink()]
+    found = [path for path in source.files() if _is_leftover(path.rpartition("/")[2])]
     for path in found:
-        path.unlink()
-    return [str(path.relative_to(folder)) for path in found]
+        with _disk(path):
+            (source.path / path).unlink()
+    if found:
+        source.forget()
+    return found
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith((SUFFIX, OLD_SUFFIX))

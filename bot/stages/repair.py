@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from bot.checkpoint.documents import dump, parse_object
-from bot.checkpoint.facts import TEXT_LIMIT_BYTES, same_as_base
+from bot.checkpoint.documents import dump, parse_json
+from bot.checkpoint.facts import HEAD_BYTES, TEXT_LIMIT_BYTES, leak_in_text, pickles_of, same_as_base
 from bot.checkpoint.files import Source, entry_of
 from bot.checkpoint.folder import FolderSource
 from bot.checkpoint.headers import TensorEntry
@@ -27,15 +27,18 @@ from bot.checkpoint.packing import STORED_MINUS_ONE, contradiction, label_of, pa
 from bot.checkpoint.plan import Action, Plan, make_plan, pieces_of
 from bot.checkpoint.reading import Checkpoint, read_checkpoint
 from bot.checkpoint.rewrite import Piece, Staging, remove_leftovers
-from bot.checkpoint.scans import scan_group_indexes, scan_zeros
+from bot.checkpoint.scans import scan_group_indexes, scan_scales, scan_zeros
 from bot.checkpoint.sidefiles import (
+    TEMPLATE_KEYS,
     is_scanned,
     is_side_file,
-    local_path_in_text,
+    is_stray_side_file,
     local_paths,
-    named_like_pickle,
+    looks_like_text,
+    skipped_keys,
     strings_of,
     without_local_paths,
+    without_paths_in_text,
 )
 from bot.errors import InputError
 from bot.log import Progress
@@ -82,10 +85,11 @@ def repair(
     """
     started = time.monotonic()
     source = _open(folder)
-    original = read_checkpoint(base) if base else None
-    checkpoint = read_checkpoint(source)
+    original = _read_base(base, source) if base else None
+    checkpoint = read_checkpoint(source, strays=True)
     _refuse_outside(checkpoint)
     work = _Work(checkpoint, original, recipe, metadata_limit_bytes)
+    remove_leftovers(source)
     with Staging(source) as staging:
         work.run(staging)
     return RepairReport(
@@ -119,9 +123,22 @@ def _open(folder: Path) -> FolderSource:
             why="writing through a link would change files outside the checkpoint",
             fix="copy the checkpoint to a folder of its own",
         )
-    if remove_leftovers(source.path):
-        return FolderSource(folder)
     return source
+
+
+def _read_base(base: Source, source: FolderSource) -> Checkpoint:
+    """The base; InputError when it is the folder itself, or quantized: then it is no authority."""
+    if isinstance(base, FolderSource) and base.path.resolve() == source.path.resolve():
+        raise InputError("the base is the checkpoint itself", where=base.label, fix="name the original model")
+    original = read_checkpoint(base)
+    if original.quantization is not None or packed_modules(original.tensors):
+        raise InputError(
+            "the base is quantized itself",
+            where=base.label,
+            why="its weights cannot tell which of the checkpoint's are right",
+            fix="name the original model in full precision",
+        )
+    return original
 
 
 def _refuse_outside(checkpoint: Checkpoint) -> None:
@@ -142,6 +159,7 @@ class _Work:
         self.base = base
         minus_one = _minus_one(checkpoint)
         self.plan: Plan = make_plan(checkpoint, base, recipe, minus_one=minus_one, metadata_limit_bytes=limit)
+        _keep_poisoned(self.plan, checkpoint)
         self.shards: dict[str, list[Piece]] = {}
         for file in sorted({*checkpoint.shards, *self.plan.changed_files()}):
             self.shards[file] = pieces_of(self.plan, checkpoint.shards.get(file), file)
@@ -156,10 +174,10 @@ class _Work:
         self._stage_configs(staging)
         self._stage_clean_texts(staging)
         self._stage_index(staging)
+        self._note_pickles()
         if self.plan.actions:
             staging.commit()
         self._modes()
-        self._note_pickles()
 
     # ── weights ────────────────────────────────────────────────────────────────────────────
 
@@ -196,7 +214,8 @@ class _Work:
         if index is None and files == ["model.safetensors"]:
             return
         stated = index.total_size if index else None
-        if index and index.weight_map == weight_map and stated == total and type(stated) is int:
+        clean = index is not None and not local_paths(strings_of(index.rest, skipped=TEMPLATE_KEYS))
+        if index and clean and index.weight_map == weight_map and stated == total and type(stated) is int:
             return
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         staging.write(INDEX_NAME, [dump(content)])
@@ -214,7 +233,7 @@ class _Work:
                 staging.write(path, theirs.stream(path, 0, entry_of(theirs, path).size_bytes))
                 self.did("side-file", "differed" if path in mine.files() else "was missing", path)
         for path in mine.files():
-            if is_side_file(path) and path not in theirs.files():
+            if (is_side_file(path) or is_stray_side_file(path)) and path not in theirs.files():
                 staging.remove(path)
                 self.did("side-file", "taken away: the base has none", path)
 
@@ -225,17 +244,18 @@ class _Work:
         rest = {
             k: v for k, v in (self.base.config if self.base else config).items() if k != "quantization_config"
         }
-        allowed = frozenset(text for _, text in strings_of(self.base.config if self.base else {}))
-        right = rest if self.base else without_local_paths(rest, allowed)
+        right = rest if self.base else without_local_paths(rest, skipped=TEMPLATE_KEYS)
         if quantization is not None:
             right = right | {"quantization_config": quantization}
         if right != config or not _same_types(right, config):
             staging.write("config.json", [dump(right)])
             what = "the base's, with quantization_config" if self.base else "mended"
-            leaks = local_paths(strings_of(config), allowed)
+            allowed = frozenset(t for _, t in strings_of(self.base.config if self.base else {}))
+            leaks = local_paths(strings_of(config, skipped=TEMPLATE_KEYS), allowed)
             self.did("config", what + (", local paths taken out" if leaks else ""), "config.json")
         for file, copy in self.checkpoint.standalone.items():
-            wanted = without_local_paths(standalone(copy, quantization)) if quantization is not None else copy
+            wanted = standalone(copy, quantization) if quantization is not None else copy
+            wanted = without_local_paths(wanted, skipped=TEMPLATE_KEYS)
             if wanted != copy:
                 staging.write(file, [dump(wanted)])
                 self.did("config", "made equal to config.json", file)
@@ -254,13 +274,16 @@ class _Work:
                     Action(kind="config", detail="no file says how the weights are packed; quantize again")
                 )
             return None
-        indexes = scan_group_indexes(self.checkpoint, packed_modules(self.checkpoint.tensors).values())
+        before = packed_modules(self.checkpoint.tensors)
+        # A module that this repair unpacks has no say any more.
+        indexes = scan_group_indexes(self.checkpoint, [m for name, m in before.items() if name in modules])
         trivial = not indexes.nontrivial and not indexes.unread
         if not trivial:
             detail = "g_idx is not trivial: engines that ignore it would read other weights; quantize again"
             self.plan.unrepaired.append(Action(kind="g_idx", detail=detail, tensors=indexes.nontrivial))
         found = linears(entries, modules)
-        result: dict[str, Any] = without_local_paths(mended(given, found, trivial_g_idx=trivial))
+        right = mended(given, found, trivial_g_idx=trivial)
+        result: dict[str, Any] = without_local_paths(right, skipped=TEMPLATE_KEYS)
         for each in disagreements("config.json", result, found)[:20]:
             self.plan.unrepaired.append(Action(kind="lists", detail=str(each), tensors=each.modules))
         return result
@@ -270,9 +293,16 @@ class _Work:
         source = self.checkpoint.source
         for path, entry in source.files().items():
             ours = path == "config.json" or path in self.checkpoint.standalone or path == INDEX_NAME
-            if ours or not is_scanned(path) or entry.size_bytes > TEXT_LIMIT_BYTES:
+            if ours or not entry.size_bytes or not is_scanned(path):
                 continue
-            if self.base is not None and is_side_file(path):
+            if self.base is not None and (is_side_file(path) or is_stray_side_file(path)):
+                continue
+            if not looks_like_text(path, source.read(path, 0, min(HEAD_BYTES, entry.size_bytes))):
+                continue
+            if entry.size_bytes > TEXT_LIMIT_BYTES:
+                if leak_in_text(source, path):
+                    detail = "names a local path; it is too large to be written anew"
+                    self.plan.unrepaired.append(Action(kind="local-path", detail=detail, files=(path,)))
                 continue
             data = source.read_small(path, TEXT_LIMIT_BYTES)
             cleaned = _cleaned(path, data)
@@ -293,10 +323,28 @@ class _Work:
             self.did("mode", "set to 0644", *wrong)
 
     def _note_pickles(self) -> None:
-        found = tuple(path for path in self.checkpoint.source.files() if named_like_pickle(path))
+        found = tuple(pickles_of(self.checkpoint, shallow=False))
         if found:
             detail = "may run code when loaded; remove it if nothing needs it"
             self.plan.unrepaired.append(Action(kind="pickle", detail=detail, files=found))
+
+
+def _keep_poisoned(plan: Plan, checkpoint: Checkpoint) -> None:
+    """What would be dequantized from scales that are NaN or Inf stays as it is, and is said."""
+    names = [name for action in plan.actions if action.kind == "dequantized" for name in action.tensors]
+    modules = packed_modules(checkpoint.tensors)
+    for name in names:
+        module = modules[name.removesuffix(".weight")]
+        if not (bad := scan_scales(checkpoint, None, [module]).nonfinite):
+            continue
+        plan.drops -= set(module.entries)
+        for file, pieces in list(plan.puts.items()):
+            pieces.pop(name, None)
+            if not pieces:
+                del plan.puts[file]
+        plan.actions = [action for action in plan.actions if action.tensors != (name,)]
+        detail = "is packed with a NaN or Inf scale; only the base can give it back"
+        plan.unrepaired.append(Action(kind="packed", detail=detail, tensors=(module.name, *bad)))
 
 
 def _minus_one(checkpoint: Checkpoint) -> bool:
@@ -334,13 +382,15 @@ def _sorted(value: Any) -> Any:
 def _cleaned(path: str, data: bytes) -> bytes:
     """`data` without local paths: the entry goes from JSON, the directories go from text."""
     text = data.decode("utf-8", "surrogateescape")
-    if path.endswith(".json"):
+    if path.endswith((".json", ".ipynb")):
+        skipped = skipped_keys(path)
         try:
-            content = parse_object(data, where=path)
+            content = parse_json(data, where=path)
         except InputError:
-            content = None
-        if content is not None:
-            return dump(without_local_paths(content)) if local_paths(strings_of(content)) else data
-    while leak := local_path_in_text(text):
-        text = text.replace(leak, leak.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "path")
-    return text.encode("utf-8", "surrogateescape")
+            pass
+        else:
+            leaks = local_paths(strings_of(content, skipped=skipped))
+            # A lone string is left as it is: there is no entry to take it out of.
+            whole = not isinstance(content, str)
+            return dump(without_local_paths(content, skipped=skipped)) if leaks and whole else data
+    return without_paths_in_text(text).encode("utf-8", "surrogateescape")
