@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from bot.checkpoint.claims import wrong_claims
 from bot.checkpoint.facts import Facts
 from bot.checkpoint.inventory import total_bytes
-from bot.checkpoint.lists import disagreements, ignored_of, mapping_of, mixed
-from bot.checkpoint.packing import contradiction
+from bot.checkpoint.lists import disagreements, ignored_of, mixed
 from bot.checkpoint.verdict import NO_BASE, Verdict, failed, passed, skipped, some
 
 # Fields that decide how an engine reads the weights: copies must agree on them.
@@ -22,6 +22,7 @@ _SHAPING = (
     "packing_format",
     "quant_method",
 )
+_DECIDING = ("bits", "group_size", "sym", "desc_act")
 _LISTS = ("dynamic", "extra_config", "block_name_to_quantize")
 
 
@@ -40,7 +41,7 @@ def config_lists(facts: Facts) -> Verdict:
     for file, each in {"config.json": config, **facts.checkpoint.standalone}.items():
         problems += [(str(d), d.modules) for d in disagreements(file, each, facts.linears)]
     problems += [(text, ()) for text in _copies(facts, config)]
-    problems += _figures(facts, config)
+    problems += wrong_claims(facts, config)
     problems += [(f"the recipe quantizes {name}, it is not packed", (name,)) for name in _left_out(facts)]
     if problems:
         modules = dict.fromkeys(name for _, names in problems for name in names)
@@ -62,8 +63,8 @@ def _copies(facts: Facts, config: dict[str, Any]) -> list[str]:
             inner = copy["quantization"]
             if set(ignored_of(copy)) != set(ignored_of(config)):
                 found.append(f"{file}: exclude_modules differs from config.json's ignore")
-            keys = ("quant_algo", "group_size")
-            found += [f"{file}: {k} differs from config.json" for k in keys if _differs(inner, config, k)]
+            if inner.get("quant_algo") != config.get("quant_algo"):
+                found.append(f"{file}: quant_algo differs from config.json")
             continue
         both = [key for key in (*_SHAPING, "modules_in_block_to_quantize") if _differs(copy, config, key)]
         lists = [key for key in _LISTS if (copy.get(key) or None) != (config.get(key) or None)]
@@ -72,36 +73,10 @@ def _copies(facts: Facts, config: dict[str, Any]) -> list[str]:
 
 
 def _differs(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+    """Whether both say it and differ, or only one says what decides how the tensors are read."""
+    if key in _DECIDING and (key in one) != (key in other):
+        return True
     return one.get(key) is not None and other.get(key) is not None and one[key] != other[key]
-
-
-def _figures(facts: Facts, config: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    """Where bits, group size or packing of config or recipe are not those of the tensors."""
-    problems: list[tuple[str, tuple[str, ...]]] = []
-    if said := contradiction(facts.label, facts.packing):
-        problems.append((said, ()))
-    elif facts.label == "unknown" and facts.modules:
-        problems.append(("config.json names a packing that is not known here", ()))
-    if facts.recipe is not None and facts.packing not in (facts.recipe.method.packing, "none"):
-        problems.append(
-            (f"the recipe's packing is {facts.recipe.method.packing}, this is {facts.packing}", ())
-        )
-    plain = all(key.startswith("-:") for key in mapping_of(config, "dynamic"))
-    for name in ("bits", "group_size"):
-        wanted = {"config.json": config.get(name)} if plain and not config.get("extra_config") else {}
-        if facts.recipe is not None:
-            wanted["the recipe"] = getattr(facts.recipe.method, name)
-        for who, value in wanted.items():
-            if isinstance(value, int) and value > 0:
-                other = [
-                    m
-                    for m, module in facts.modules.items()
-                    if module.sound and getattr(module, name) != value
-                ]
-                problems += (
-                    [(f"{who} says {name} {value}: {some(other)} differ", tuple(other))] if other else []
-                )
-    return problems
 
 
 def config_architecture(facts: Facts) -> Verdict:
@@ -199,8 +174,8 @@ def shards_missing(facts: Facts) -> Verdict:
     """Every shard that the index names is there"""
     absent = _absent_shards(facts)
     if absent:
-        index = facts.checkpoint.index
-        tensors = [name for name, path in (index.weight_map if index else {}).items() if path in absent]
+        index, gone = facts.checkpoint.index, set(absent)
+        tensors = [name for name, path in (index.weight_map if index else {}).items() if path in gone]
         return failed(f"{some(absent)}: not there", tensors)
     return passed(f"{len(facts.checkpoint.shards):,} shards")
 

@@ -25,6 +25,10 @@ from bot.checkpoint.verdict import (
 MAX_RELATIVE_ERROR = 0.3
 MIN_ROW_COSINE = 0.8
 # Rounding is even-handed: a mean of a quarter of a scale over a module is no rounding.
+# Seen on real outputs: gain 0.98 to 1.00 (rows 0.94 to 1.03), worst group 0.29.
+MAX_GAIN_ERROR = 0.08
+MAX_ROW_GAIN_ERROR = 0.3
+MAX_GROUP_ERROR = 0.9
 MAX_SHIFT = 0.25
 # A row may be worse than its module, but not lost: a scale of the wrong size does this.
 ROW_ERROR_FACTOR = 3.0
@@ -217,7 +221,7 @@ def gidx_trivial(facts: Facts) -> Verdict:
     found = facts.group_indexes
     if found is None:
         return skipped(HEADERS_ONLY)
-    desc_act = bool((facts.checkpoint.quantization or {}).get("desc_act"))
+    desc_act = (facts.checkpoint.quantization or {}).get("desc_act") is True
     if found.nontrivial and not desc_act:
         return failed(
             f"engines ignore g_idx when desc_act is false: {some(found.nontrivial)}", found.nontrivial
@@ -284,6 +288,10 @@ def too_far(facts: Facts, distance: ModuleDistance) -> str:
         )
     if distance.shift is not None and abs(distance.shift) > MAX_SHIFT:
         return f"is shifted by {distance.shift:+.2f} scales: the zero point is off"
+    if abs(distance.gain - 1) > MAX_GAIN_ERROR or distance.max_row_gain_error > MAX_ROW_GAIN_ERROR:
+        return f"is scaled by {distance.gain:.3f}, one row off by {distance.max_row_gain_error:.3f}: scales are wrong"
+    if distance.max_group_error > MAX_GROUP_ERROR:
+        return f"has a group with relative error {distance.max_group_error:.3f}"
     if distance.max_row_error > ROW_ERROR_FACTOR * limit:
         return f"has a row with relative error {distance.max_row_error:.3f}"
     return ""

@@ -2,10 +2,12 @@
 
 Rounding to 4 bits moves weights by about a tenth of their size (0.11 for integers in groups of 128
 on Gaussian weights, 0.095 for NVFP4; GPTQ spends up to twice that on correlated inputs), equally in
-both directions, and leaves each row pointing where it did. Three figures tell damage from rounding:
+both directions, and leaves each row pointing where it did. Five figures tell damage from rounding:
 
     relative error   |W' - W|_F / |W|_F                a wrong zero point: 0.35 and more; shuffled rows: 1.4
     row cosine       min over rows of cos(W'_o, W_o)   a swapped or shuffled row: about 0
+    gain             (W'·W) / |W|², of module and row  scales a fifth too large: 1.2; right ones: 0.98 to 1.00
+    group error      max |W'_g - W_g| / |W_g|          a swapped group or a lost scale: 1 and more; right: 0.3
     shift            mean of (W' - W) / scale          a zero point off by one: ±1, whatever the weights
 
 A module of up to `WHOLE_BYTES` in the base is read whole, so two swapped rows cannot hide. Of larger
@@ -34,6 +36,8 @@ REMOTE_MODULES = 16
 WEIGHTS_A_BLOCK = 1 << 20
 # Rows this much shorter than the typical row carry nothing: their direction is rounding noise.
 FAINT_ROW = 1e-4
+# Groups with less than a tenth of the typical energy round to little: their error says nothing.
+FAINT_GROUP = 0.1
 # What stands for infinity in a report, which JSON cannot hold.
 ENDLESS = 1e9
 
@@ -47,6 +51,9 @@ class ModuleDistance:
     max_row_error: float
     min_row_cosine: float
     worst_row: int
+    gain: float
+    max_row_gain_error: float
+    max_group_error: float
     shift: float | None
     num_compared: int
     num_weights: int
@@ -61,6 +68,7 @@ class _Sums:
         self.error = self.base = self.shift = 0.0
         self.compared = self.shifted = 0
         self.cosine, self.row, self.row_error = 1.0, -1, 0.0
+        self.dot = self.row_gain = self.group_error = 0.0
 
     def add(self, ours: Floats, theirs: Floats, scale: Floats, group_size: int, first_row: int) -> None:
         import numpy as np
@@ -78,23 +86,38 @@ class _Sums:
         self.base += float(row_base.sum())
         self.compared += delta.size
         self._rows(ours, theirs, row_error, row_base, first_row)
+        self._groups(delta, theirs, scale.shape[1])
         grouped = delta.reshape(*scale.shape, group_size).sum(axis=2, dtype=np.float64)
         steps = grouped / scale
         fine = np.isfinite(steps)
         self.shift += float(steps[fine].sum())
         self.shifted += int(fine.sum()) * group_size
 
+    def _groups(self, delta: Floats, theirs: Floats, num_groups: int) -> None:
+        import numpy as np
+
+        cells = (len(theirs), num_groups, -1)
+        error = np.square(delta.reshape(cells)).sum(axis=2, dtype=np.float64)
+        base = np.square(theirs.reshape(cells)).sum(axis=2, dtype=np.float64)
+        strong = base > FAINT_GROUP * np.median(base)
+        if strong.any():
+            worst = np.nan_to_num(np.sqrt(error[strong] / base[strong]), nan=np.inf, posinf=np.inf).max()
+            self.group_error = max(self.group_error, float(worst))
+
     def _rows(self, ours: Floats, theirs: Floats, error: Floats, base: Floats, first_row: int) -> None:
         import numpy as np
 
         own = np.einsum("oi,oi->o", ours, ours, dtype=np.float64)
         dot = np.einsum("oi,oi->o", ours, theirs, dtype=np.float64)
+        self.dot += float(dot.sum())
         strong = base > FAINT_ROW**2 * np.median(base)
         if not strong.any():
             return
         cosine = np.where(strong, np.nan_to_num(dot / np.sqrt(own * base), nan=0.0), 1.0)
         ratio = np.where(strong, np.nan_to_num(np.sqrt(error / base), nan=np.inf, posinf=np.inf), 0.0)
         self.row_error = max(self.row_error, float(ratio.max()))
+        gain = np.where(strong, np.nan_to_num(np.abs(dot / base - 1), nan=np.inf, posinf=np.inf), 0.0)
+        self.row_gain = max(self.row_gain, float(gain.max()))
         if cosine.min() < self.cosine:
             self.cosine = float(cosine.min())
             self.row = first_row + int(cosine.argmin())
@@ -141,12 +164,19 @@ def _figures(module: PackedModule, sums: _Sums) -> ModuleDistance:
         max_row_error=min(sums.row_error, ENDLESS),
         min_row_cosine=sums.cosine,
         worst_row=sums.row,
+        gain=_finite(sums.dot / sums.base if sums.base else 1.0),
+        max_row_gain_error=_finite(sums.row_gain),
+        max_group_error=_finite(sums.group_error),
         shift=sums.shift / sums.shifted if sums.shifted and module.kind == "int" else None,
         num_compared=sums.compared,
         num_weights=module.shape[0] * module.shape[1],
         sum_squared_error=sums.error,
         sum_squared_base=sums.base,
     )
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) and value < ENDLESS else ENDLESS
 
 
 def blocks(module: PackedModule, base_bytes: int, *, remote: bool) -> Iterator[Block]:

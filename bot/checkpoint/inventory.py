@@ -21,7 +21,9 @@ PARTS: tuple[Part, ...] = ("language", "embeddings", "lm_head", "visual", "mtp")
 INT_PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FP4_PARTS = ("weight_scale", "weight_scale_2", "input_scale")
 # ModelOpt's data-driven FP8 KV cache; `fp8_cast` writes none.
-KV_SCALE = re.compile(r".*\.(k_scale|v_scale|k_proj\.k_scale|v_proj\.v_scale|kv_scale)$")
+KV_SCALE = re.compile(
+    r".*\.layers\.\d+\.self_attn\.(k_scale|v_scale|k_proj\.k_scale|v_proj\.v_scale|kv_scale)$"
+)
 _NOT_LINEAR = re.compile(r"(^|\.)(embed_tokens|pos_embed|position_embedding|conv1d|\w*norm\w*)$")
 IN_PROJ_AB = re.compile(r".*\.linear_attn\.in_proj_(a|b)$")
 

@@ -38,9 +38,14 @@ _PREFIXES = {
     "lm_head.": "language_model.lm_head.",
     "model.language_model.": "language_model.model.",
 }
-# A repetition of something that holds a repetition: time exponential in the name's length.
-_COSTLY = re.compile(r"[*+}][^()]*\)[*+{]|\)\)[*+{]|[*+}][*+]")
+# Repeated groups, lookarounds and back references can take exponential time, and k repetitions take
+# time to the power of k in the name's length. What quantizers write has none of the first and few of
+# the second.
+_COSTLY = re.compile(r"\)[*+{]|[*+}][*+]|\(\?(?!:)|\\[1-9]")
+_REPEATED = re.compile(r"(?<!\\)[*+?{]")
+MAX_REPEATED = 3
 MAX_PATTERN = 2000
+MAX_PATTERNS = 8192
 _REGEX_SIGNS = set(r"*+?^$()[]{}|\\")
 
 Config = Mapping[str, Any]
@@ -73,6 +78,12 @@ class Asked:
 def mapping_of(config: Config, key: str) -> dict[str, Any]:
     """A field that is to be a mapping; anything else names nothing, which the tensors then contradict."""
     value = config.get(key)
+    if isinstance(value, dict) and len(value) > MAX_PATTERNS:
+        raise InputError(
+            f"{key} in the quantization config has {len(value):,} entries; at most {MAX_PATTERNS:,} are read",
+            why="it may be hostile",
+            fix="do not use this checkpoint",
+        )
     return value if isinstance(value, dict) else {}
 
 
@@ -248,10 +259,10 @@ def resolve_bits(name: str, extra: Config, blocks: list[str], default: int) -> b
     for fused, members in FUSED.items():
         if name.endswith(f".{fused}"):
             names = [name[: -len(fused)] + member for member in members]
-            if any(_explicit(each, extra) is not None for each in names):
-                states = {_bits(_explicit(each, extra) or {}, fallback) < 16 for each in names}
+            if any(explicit(each, extra) is not None for each in names):
+                states = {_bits(explicit(each, extra) or {}, fallback) < 16 for each in names}
                 return states.pop() if len(states) == 1 else None
-    found = _explicit(name, extra)
+    found = explicit(name, extra)
     return _bits(found, fallback) < 16 if found is not None else fallback < 16
 
 
@@ -260,7 +271,8 @@ def _bits(given: Config, default: int) -> int:
     return bits if isinstance(bits, int) else default
 
 
-def _explicit(name: str, extra: Config) -> Config | None:
+def explicit(name: str, extra: Config) -> Config | None:
+    """AutoRound's entry for a module: by its full name, else the first pattern found in it."""
     if name in extra:
         found: Config = extra[name]
         return found
@@ -270,15 +282,22 @@ def _explicit(name: str, extra: Config) -> Config | None:
     return None
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether GPTQ's `dynamic` pattern matches at the start of the name, as vLLM's `re.match` does."""
+    compiled = _compiled(pattern)
+    return compiled is not None and compiled.match(name) is not None
+
+
 def _searches(pattern: str, name: str) -> bool:
     compiled = _compiled(pattern)
     return compiled is not None and compiled.search(name) is not None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_PATTERNS)
 def _compiled(pattern: str) -> re.Pattern[str] | None:
     """A pattern of a config; None for one that is no regular expression. A costly one is refused."""
-    if len(pattern) > MAX_PATTERN or _COSTLY.search(pattern) or pattern.count("*") + pattern.count("+") > 12:
+    repeated = len(_REPEATED.findall(pattern.replace("(?:", "(")))
+    if len(pattern) > MAX_PATTERN or _COSTLY.search(pattern) or repeated > MAX_REPEATED:
         raise InputError(
             f"a pattern in the quantization config could take forever to match: {pattern[:120]!r}",
             why="repetitions are nested or too many; it may be hostile",

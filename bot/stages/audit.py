@@ -99,6 +99,9 @@ class DistanceRow(Model):
     relative_error: float
     max_row_error: float
     min_row_cosine: float
+    gain: float
+    max_row_gain_error: float
+    max_group_error: float
     shift: float | None
     num_compared: int
     num_weights: int

@@ -753,10 +753,6 @@ def spoil_quant_file(folder: Path) -> None:
     (folder / "quantize_config.json").write_text("{")
 
 
-def spoil_side_config(folder: Path) -> None:
-    (folder / "generation_config.json").write_text("[" * 200_000)
-
-
 def spoil_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
 
