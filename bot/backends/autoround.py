@@ -61,13 +61,6 @@ def quantize(
         raise RecipeError(
             "iterations 0 is plain rounding, not AutoRound", fix="set method.iterations above 0"
         )
-    if recipe.calibration.num_samples % method.batch_size:
-        raise RecipeError(
-            f"{recipe.calibration.num_samples} calibration samples are not a multiple of batch_size "
-            f"{method.batch_size}",
-            why="AutoRound replays one batch's positions for all of them, and fails on a shorter last one",
-            fix="set method.batch_size to a divisor of the number of samples",
-        )
     base, state = Path(job.base_folder), Path(job.resume_folder) / "autoround"
     shapes = observe.tensor_shapes(base)
     expected = observe.expected_modules(shapes, recipe)

@@ -289,7 +289,9 @@ def too_far(facts: Facts, distance: ModuleDistance) -> str:
     if distance.shift is not None and abs(distance.shift) > MAX_SHIFT:
         return f"is shifted by {distance.shift:+.2f} scales: the zero point is off"
     if abs(distance.gain - 1) > MAX_GAIN_ERROR or distance.max_row_gain_error > MAX_ROW_GAIN_ERROR:
-        return f"is scaled by {distance.gain:.3f}, one row off by {distance.max_row_gain_error:.3f}: scales are wrong"
+        return (
+            f"is scaled by {distance.gain:.3f}, a row by up to {distance.max_row_gain_error:.3f} more or less"
+        )
     if distance.max_group_error > MAX_GROUP_ERROR:
         return f"has a group with relative error {distance.max_group_error:.3f}"
     if distance.max_row_error > ROW_ERROR_FACTOR * limit:

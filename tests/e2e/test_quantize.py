@@ -384,13 +384,13 @@ def spoil(base: Path, tensor: str) -> None:
 
 
 def test_a_coverage_that_the_base_lacks_is_refused(place: Place, tmp_path: Path):
-    recipe = place.recipe("nvfp4", coverage__quantize="[no_such.module]")
+    recipe = place.recipe("nvfp4", coverage__quantize="[mlp.no_such_module]")
     with pytest.raises(InputError, match="none of the base's tensors"):
         place.quantize(recipe, tmp_path)
 
 
 def test_samples_that_do_not_fill_batches_are_refused(place: Place, tmp_path: Path):
-    with pytest.raises(RecipeError, match="not a multiple of batch_size 4"):
+    with pytest.raises(RecipeError, match="batch_size 4 does not divide"):
         place.quantize(place.recipe("autoround-w4a16-g128", method__batch_size="4"), tmp_path)
 
 
