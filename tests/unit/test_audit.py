@@ -638,7 +638,7 @@ def rig_path_in_log(folder: Path) -> None:
 
 def rig_path_in_metadata(folder: Path) -> None:
     path = folder / "model-00003-of-00003.safetensors"
-    c.write_safetensors(path, c.read_safetensors(path), {"format": "pt", "source": "/root/work/model"})
+    c.write_safetensors(path, c.read_safetensors(path), {"format": "pt", "source": "/root/models/base"})
 
 
 def rig_pickle_by_name(folder: Path) -> None:
