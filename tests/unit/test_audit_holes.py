@@ -169,7 +169,7 @@ def test_a_second_tokenizer_in_a_subfolder(folder: Path, base: Path) -> None:
 )
 def test_paths_in_any_text(folder: Path, base: Path, name: str) -> None:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("run at /home/bob/models/base now\n")
+    (folder / name).write_text("run at /home/bob/models/model now\n")
     assert failed(folder, base) == ["files.local_path"]
     mend(folder, base)
     assert (folder / name).read_text() == "run at model now\n"
