@@ -25,7 +25,6 @@ from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
-MAX_CONFIG_BYTES = 8 * 2**20
 
 
 def prepare_environment(home: Path) -> bool:
