@@ -8,7 +8,7 @@ also decides what an unattended run does: only `InfrastructureError` is retried.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 class ReleaseBotError(Exception):
@@ -91,6 +91,35 @@ class GateFailed(ReleaseBotError):
 
     exit_code = 6
     title = "gate failed"
+
+
+class NotServable(GateFailed):
+    """The engine is well, and does not serve this checkpoint; `kind` is one of `measurements.Failure`'s."""
+
+    title = "the checkpoint does not serve"
+
+    def __init__(self, kind: str, what: str, *, log_tail: list[str], where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.kind = kind
+        self.log_tail = log_tail
+
+
+class EngineError(InfrastructureError):
+    """The engine hung, died, found no port or no memory; `kind` says which. The same work may succeed."""
+
+    title = "the engine failed"
+
+    def __init__(
+        self,
+        kind: Literal["out_of_memory", "port", "died", "hung", "refused_request"],
+        what: str,
+        *,
+        where: str = "",
+        why: str = "",
+        fix: str = "",
+    ) -> None:
+        super().__init__(what, where=where, why=why, fix=fix)
+        self.kind = kind
 
 
 class Refused(ReleaseBotError):

@@ -155,8 +155,44 @@ class Calibration(RecipeModel):
         return sum(each.num_samples for each in self.sets)
 
 
-class EvaluationSet(RecipeModel):
-    """The text perplexity is measured on, pinned like the calibration sets."""
+class DraftingPlan(RecipeModel):
+    """How draft acceptance is counted: tokens written after each of the real prompts."""
+
+    output_tokens: PositiveInt
+
+
+class SoakPlan(RecipeModel):
+    """One conversation grown by `window_tokens` a turn up to `context_tokens`, or the model's limit."""
+
+    context_tokens: PositiveInt
+    window_tokens: PositiveInt
+    output_tokens: PositiveInt
+
+    @model_validator(mode="after")
+    def _has_windows(self) -> SoakPlan:
+        if self.output_tokens >= self.window_tokens or self.window_tokens > self.context_tokens:
+            raise Impossible(
+                f"a window of {self.window_tokens} tokens must hold an answer of {self.output_tokens} and fit "
+                f"into {self.context_tokens}",
+                "window_tokens",
+                "output_tokens",
+                "context_tokens",
+            )
+        return self
+
+
+class SpeedPlan(RecipeModel):
+    """The load of `vllm bench serve`; one warm-up, then `num_runs` runs at each number of streams."""
+
+    input_tokens: PositiveInt
+    output_tokens: PositiveInt
+    streams: list[PositiveInt] = Field(min_length=1)
+    num_runs: int = Field(ge=3, le=20)
+    prompts_per_stream: PositiveInt
+
+
+class Evaluation(RecipeModel):
+    """What a release is measured on, the text pinned like the calibration sets; none of it shapes the weights."""
 
     dataset: RepoId
     revision: Revision
@@ -164,9 +200,14 @@ class EvaluationSet(RecipeModel):
     split: str
     window_tokens: PositiveInt
     stride_tokens: PositiveInt
+    max_tokens: PositiveInt | None
+    divergence_tokens: PositiveInt
+    drafting: DraftingPlan
+    soak: SoakPlan
+    speed: SpeedPlan
 
     @model_validator(mode="after")
-    def _overlapping(self) -> EvaluationSet:
+    def _overlapping(self) -> Evaluation:
         if self.stride_tokens > self.window_tokens:
             raise Impossible(
                 f"stride_tokens {self.stride_tokens} is above window_tokens {self.window_tokens}: "
@@ -213,10 +254,23 @@ class CardText(RecipeModel):
 
 
 class Thresholds(RecipeModel):
-    """What the audit holds the weights to; each with its reason in the YAML."""
+    """What audit and gates hold a release to; each with its reason in the YAML.
+
+    A `ratio` is this release's figure over its base's, measured by the same engine on the same machine.
+    """
 
     max_relative_error: float = Field(gt=0, lt=1)
     min_row_cosine: float = Field(gt=0, lt=1)
+    max_quantized_bits_per_weight: float = Field(gt=0, le=16)
+    min_agreement: float = Field(ge=0, le=1)
+    min_acceptance_ratio: float = Field(gt=0, le=1)
+    min_soak_window_ratio: float = Field(gt=0, le=1)
+    min_soak_fresh_ratio: float = Field(gt=0, le=1)
+    max_ppl_ratio: float = Field(gt=1)
+    min_ppl_ratio: float = Field(gt=0, lt=1)
+    max_kld: float = Field(gt=0)
+    min_top1_agreement: float = Field(gt=0, le=1)
+    min_speed_ratio: float = Field(gt=0)
 
 
 class Recipe(RecipeModel):
@@ -229,7 +283,7 @@ class Recipe(RecipeModel):
     method: Method
     coverage: Coverage
     calibration: Calibration
-    evaluation: EvaluationSet
+    evaluation: Evaluation
     thresholds: Thresholds
     serve: Serve
     card: CardText
@@ -255,8 +309,12 @@ class Recipe(RecipeModel):
         return self
 
     def canonical(self) -> str:
-        """Canonical JSON (sorted keys, no spaces) of what shapes the artifact: all but prose and serving."""
-        content = self.model_dump(mode="json", exclude={"card", "serve"})
+        """Canonical JSON (sorted keys, no spaces) of what shapes the artifact.
+
+        How it is served, measured, judged and described is left out: a changed threshold judges again, and
+        quantizes nothing again.
+        """
+        content = self.model_dump(mode="json", exclude={"card", "serve", "evaluation", "thresholds"})
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def digest(self) -> str:
@@ -267,7 +325,7 @@ class Recipe(RecipeModel):
         """The data sets whose revision is still `unpinned`."""
         return sorted({each.dataset for each in self.sets() if each.revision == UNPINNED})
 
-    def sets(self) -> list[CalibrationSet | EvaluationSet]:
+    def sets(self) -> list[CalibrationSet | Evaluation]:
         """Every data set that the recipe names."""
         return [*self.calibration.sets, self.evaluation]
 

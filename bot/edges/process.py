@@ -25,6 +25,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,6 +188,18 @@ class Running:
             return
         if self._on_event and isinstance(event, dict):
             self._on_event(event)
+
+
+@contextmanager
+def importable() -> Iterator[str]:
+    """A folder that holds the package `bot` and nothing else, for PYTHONPATH.
+
+    The folder that the bot was imported from may be a site-packages, whose other packages would hide those
+    of the child's environment.
+    """
+    with tempfile.TemporaryDirectory(prefix="release-bot-") as folder:
+        (Path(folder) / "bot").symlink_to(Path(__file__).resolve().parents[1])
+        yield folder
 
 
 @contextmanager

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -169,7 +167,7 @@ def _run(
         if "TOKEN" in name:
             log.hide(value)
     peak = 0
-    with _importable() as path:
+    with process.importable() as path:
         env = _variables(job, path)
         for phase, more in (("calibrate", dict(extra_env)), ("quantize", OFFLINE)):
             error_file.unlink(missing_ok=True)
@@ -187,18 +185,6 @@ def _run(
             peak = max(peak, child.peak_memory_bytes)
     result = read_json(Path(job.result_file), BackendResult)
     return result.model_copy(update={"peak_memory_bytes": max(result.peak_memory_bytes, peak)})
-
-
-@contextmanager
-def _importable() -> Iterator[str]:
-    """A folder that holds the package `bot` and nothing else, for PYTHONPATH.
-
-    The folder that the bot was imported from may be a site-packages, whose other packages would hide those
-    of the quantizer environment.
-    """
-    with tempfile.TemporaryDirectory(prefix="release-bot-") as folder:
-        (Path(folder) / "bot").symlink_to(Path(__file__).resolve().parents[1])
-        yield folder
 
 
 def _variables(job: BackendJob, path: str) -> dict[str, str]:
