@@ -6,6 +6,7 @@ from typing import Literal
 
 import yaml
 
+from bot.measurements import Examined
 from bot.models import (
     SCHEMA_VERSION,
     BackendResult,
@@ -51,10 +52,90 @@ class Build(Model):
     audit: AuditEvidence
 
 
+class ValidateEvidence(Model):
+    """`evidence/validate.json`: the first sitting: what the server as the card prints it showed."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["validate"] = "validate"
+    inputs_digest: Sha256
+    wall_s: float
+    release: Examined
+    base: Examined
+
+
+class MeasureEvidence(Model):
+    """`evidence/measure.json`: everything that was seen of the release, its base and the official FP8 repo.
+
+    All of one engine on one machine. `not_measured` says why a baseline is missing.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["measure"] = "measure"
+    inputs_digest: Sha256
+    wall_s: float
+    release: Examined
+    base: Examined
+    fp8: Examined | None
+    not_measured: dict[str, str]
+
+
+GateStatus = Literal["passed", "failed", "anomalous", "not_applicable"]
+
+
+class GateResult(Model):
+    """One gate's verdict: the value, the limit it was held to, and why that is the limit."""
+
+    id: str
+    title: str
+    status: GateStatus
+    value: float | None
+    limit: float | None
+    why: str
+    detail: str
+
+
+class Override(Model):
+    """A maintainer's decision to publish in spite of a gate; for this evidence only."""
+
+    gates: list[str]
+    who: str
+    why: str
+    at: str
+    inputs_digest: Sha256
+
+
+class GatesEvidence(Model):
+    """`evidence/gate.json`: every gate's verdict, and what a maintainer decided."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["gate"] = "gate"
+    inputs_digest: Sha256
+    results: list[GateResult]
+    override: Override | None
+
+
+class Sibling(Model):
+    """Another recipe's release of the same base, measured by the same engine on the same machine."""
+
+    recipe_name: str
+    headline: str
+    repo_id: str
+    key: str
+    total_bytes: int
+    bits_per_weight: float
+    quantized_bits_per_weight: float
+    relative_error: float
+    passed: bool
+    measured: Examined
+
+
 class Evidence(Build):
-    """`evidence.json`: the build and its upload; reviewed and published with the card."""
+    """`evidence.json`: the build, its upload, what was measured, the verdicts; published with the card."""
 
     upload: UploadEvidence
+    measurement: MeasureEvidence
+    gates: GatesEvidence
+    siblings: list[Sibling]
 
 
 def losses_csv(result: BackendResult) -> str:

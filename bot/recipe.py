@@ -172,8 +172,8 @@ class SoakPlan(RecipeModel):
     def _has_windows(self) -> SoakPlan:
         if self.output_tokens >= self.window_tokens or self.window_tokens > self.context_tokens:
             raise Impossible(
-                f"a window of {self.window_tokens} tokens must hold an answer of {self.output_tokens} and fit "
-                f"into {self.context_tokens}",
+                f"a window of {self.window_tokens} tokens must hold an answer of {self.output_tokens} "
+                f"and fit into {self.context_tokens}",
                 "window_tokens",
                 "output_tokens",
                 "context_tokens",
@@ -192,7 +192,7 @@ class SpeedPlan(RecipeModel):
 
 
 class Evaluation(RecipeModel):
-    """What a release is measured on, the text pinned like the calibration sets; none of it shapes the weights."""
+    """What a release is measured on, the text pinned as calibration is; none of it shapes the weights."""
 
     dataset: RepoId
     revision: Revision
