@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from bot.models import SCHEMA_VERSION, CommitSha, Hardware, Model, Sha256
 
 Role = Literal["release", "base", "fp8", "other"]
@@ -47,6 +49,7 @@ class SubjectFacts(Model):
     revision: CommitSha | None
     fingerprint: Sha256
     packing: str  # none, gptq, auto_round:auto_gptq, nvfp4, …
+    drafts: bool  # it has an MTP head, or its config promises one
     num_mtp_tensors: int
     num_visual_tensors: int
     emulated: str | None  # why this machine cannot run the format natively; no speed is measured then
@@ -204,6 +207,13 @@ class Speeds(Model):
     wall_s: float
 
 
+class Greedy(Model):
+    """Greedy token ids after each of the real prompts."""
+
+    tokens: list[list[int]]
+    wall_s: float
+
+
 class Equality(Model):
     """The same greedy prompts with and without drafting."""
 
@@ -212,7 +222,6 @@ class Equality(Model):
     promised: bool
     why: str
     mean_equal_share: float  # mean share of leading tokens that are equal
-    wall_s: float
 
 
 class Perplexity(Model):
@@ -273,6 +282,18 @@ class Divergence(Model):
     wall_s: float
 
 
+class Sitting(Model):
+    """One or more starts of the engine for the same purpose: drafting, plain or scoring.
+
+    `overhead_s` is the processor time of the bot's own process while the engine ran.
+    """
+
+    num_starts: int
+    wall_s: float
+    overhead_s: float
+    peak_memory_bytes: int
+
+
 class Examined(Model):
     """Everything that was seen of one checkpoint; what is None was not measured (or not yet)."""
 
@@ -290,8 +311,4 @@ class Examined(Model):
     speed_plain: Speeds | None = None
     perplexity: Perplexity | None = None
     divergence: Divergence | None = None
-    peak_memory_bytes: int | None = None
-    peak_memory_plain_bytes: int | None = None
-    num_engine_starts: int = 0
-    engine_s: float = 0.0
-    overhead_s: float = 0.0
+    sittings: dict[str, Sitting] = Field(default_factory=dict)
