@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,20 +96,28 @@ def packing_of(quantization: dict[str, Any] | None) -> str:
 
 def fingerprint_of(folder: Path) -> str:
     """sha256 over the path and the sha256 of every file that an engine reads."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and _is_served(p.relative_to(folder)))
-    total = sum(path.stat().st_size for path in paths)
-    whole, done = hashlib.sha256(), 0
-    with log.Progress("reading", total=total, unit="bytes") as progress:
-        for path in paths:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {path: path.relative_to(folder).as_posix() for path in paths}
+    served = [path for path in paths if is_served(names[path])]
+    found, done = {}, 0
+    with log.Progress("reading", total=sum(p.stat().st_size for p in served), unit="bytes") as progress:
+        for path in served:
             digest = hashlib.sha256()
             with path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
                     done += len(block)
                     progress.update(done, note=path.name)
-            whole.update(f"{path.relative_to(folder).as_posix()}\0{digest.hexdigest()}\n".encode())
-    return whole.hexdigest()
+            found[names[path]] = digest.hexdigest()
+    return fingerprint(found)
 
 
-def _is_served(path: Path) -> bool:
-    return path.suffix in SERVED and path.name not in NOT_SERVED and ".cache" not in path.parts
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """sha256 over path and digest of the served ones among `digests`, which maps one to the other."""
+    lines = [f"{path}\0{digest}\n" for path, digest in sorted(digests.items()) if is_served(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_served(path: str) -> bool:
+    """Whether an engine reads this file of a checkpoint."""
+    return path.endswith(SERVED) and path not in NOT_SERVED and not path.startswith(".cache/")
