@@ -1,16 +1,18 @@
 """The heavy Python environments, made on demand from a pinned requirement file and kept while it is
 unchanged.
 
-The quantizers (and later vLLM) pin packages that exclude each other and the bot, so each lives in a virtual
+The quantizers and vLLM pin packages that exclude each other and the bot, so each lives in a virtual
 environment of its own below `<home>/envs/`. Its folder's name carries a digest of the requirement file, the
 Python version and the machine: an edited file makes a new environment, and an old one is never changed in
 place. A marker file is written last, atomically; a folder without one is a build that was interrupted, and
 is rebuilt.
 
 `torch` is installed by a call of its own, before anything that depends on it, and the rest with `--no-deps`
-from full pins, checked by `pip check` afterwards. So no resolver gets to choose another torch, which is how
-a CUDA build of several GB ends up on a machine without a GPU; that the right build came is checked all the
-same. Which registry serves it is pip's configuration, and no business of the files here.
+from full pins, checked by `pip check` afterwards, which may complain of nothing but the packages that the
+requirement file leaves out by name and with a reason (`# left out: NAME: WHY`). So no resolver gets to choose
+another torch, which is how a CUDA build of several GB ends up on a machine without a GPU; that the right
+build came is checked all the same. Which registry serves it is pip's configuration, and no business of the
+files here.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,13 @@ from bot.models import write_atomically
 
 REQUIREMENTS_DIR = Path(__file__).resolve().parents[2] / "runners" / "environments"
 MARKER = "complete.json"
-NEEDED_BYTES = {"cpu": 3 * 2**30, "cuda": 12 * 2**30}
+# What a build writes at most, pip's downloads included; the CUDA figures are estimates, never measured.
+NEEDED_BYTES = {
+    "quantize-cpu": 3 * 2**30,
+    "quantize-cuda": 12 * 2**30,
+    "vllm-cpu": 6 * 2**30,
+    "vllm-cuda": 16 * 2**30,
+}
 LOCK_PERIOD_S = 1.0
 # Sources whose build imports the torch that is installed: an isolated build would bring another.
 _BUILT_AGAINST_TORCH = ("causal-conv1d",)
@@ -72,7 +80,7 @@ def ensure(name: str, home: Path) -> Environment:
     torch build that was served is for another device.
     """
     key = digest(name)
-    folder = home.resolve() / "envs" / f"{name}-{key[:12]}"
+    folder = _folder(name, home, key)
     if ready := _read(name, folder, key):
         return ready
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +94,21 @@ def ensure(name: str, home: Path) -> Environment:
     return ready
 
 
+def find(name: str, home: Path) -> Environment | None:
+    """The environment `name` below `home` when it is built already; never builds."""
+    key = digest(name)
+    return _read(name, _folder(name, home, key), key)
+
+
+def _folder(name: str, home: Path, key: str) -> Path:
+    return home.resolve() / "envs" / f"{name}-{key[:12]}"
+
+
 def _requirements(name: str) -> Path:
     path = REQUIREMENTS_DIR / f"{name}.txt"
-    if not path.is_file():
-        known = sorted(each.stem for each in REQUIREMENTS_DIR.glob("*.txt"))
+    if name not in NEEDED_BYTES or not path.is_file():
         raise UsageError(
-            f"no environment is called {name!r}", where=str(path), fix=f"there are: {', '.join(known)}"
+            f"no environment is called {name!r}", where=str(path), fix=f"there are: {', '.join(NEEDED_BYTES)}"
         )
     return path
 
@@ -150,7 +167,7 @@ def _build(name: str, folder: Path, key: str) -> None:
         pip.run([*install, "--no-deps", "-r", str(rest)], "the rest")
         if late.stat().st_size:
             pip.run([*install, "--no-deps", "--no-build-isolation", "-r", str(late)], "kernels")
-    pip.run([str(pip.python), "-m", "pip", "check"], "checking")
+    _check(pip, left_out(name))
     marker = {"digest": key, "versions": _probe(name, pip, build_log)}
     write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
 
@@ -171,20 +188,37 @@ def _pins(requirements: Path) -> dict[str, str]:
     return pins
 
 
+def left_out(name: str) -> dict[str, str]:
+    """Package name → why, for what the requirement file of the environment `name` leaves out on purpose."""
+    text = _requirements(name).read_text(encoding="utf-8")
+    return dict(re.findall(r"(?m)^# left out: ([A-Za-z0-9._-]+): (.+)$", text))
+
+
+def _check(pip: _Pip, missing: Iterable[str]) -> None:
+    """`pip check`, which may complain of nothing but the packages left out on purpose."""
+    try:
+        pip.run([str(pip.python), "-m", "pip", "check", "--disable-pip-version-check"], "checking")
+    except InfrastructureError:
+        expected = tuple(f" requires {name}, which is not installed." for name in missing)
+        if not pip.lines or not all(line.endswith(expected) for line in pip.lines):
+            raise
+
+
 class _Pip:
     """Calls pip with its output in a log, and shows which package it is at."""
 
     def __init__(self, python: Path, build_log: Path) -> None:
         self.python = python
         self.progress: log.Progress | None = None
+        self.lines: list[str] = []  # what the last call printed
         self._log = build_log
         self._collected: set[str] = set()
         self._note = ""
 
     def run(self, argv: list[str], note: str) -> None:
-        self._note = note
+        self._note, self.lines = note, []
         env = {**process.inherited(), "PYTHONNOUSERSITE": "1", "PIP_NO_COLOR": "1"}
-        child = process.run(
+        process.run(
             argv,
             env=env,
             log_file=self._log,
@@ -192,9 +226,9 @@ class _Pip:
             on_tick=self._tick,
             failure=InfrastructureError,
         )
-        self.tail = "\n".join(child.tail)
 
     def _line(self, line: str) -> None:
+        self.lines.append(line)
         if match := re.match(r"\s*(Collecting|Processing|Downloading|Building wheels? for) (\S+)", line):
             package = re.split(r"[=<>!~;\[(]", Path(match[2]).name)[0]
             if match[1] in ("Collecting", "Processing"):
@@ -214,7 +248,7 @@ class _Pip:
 def _probe(name: str, pip: _Pip, build_log: Path) -> dict[str, str]:
     """What is installed, from the environment itself; refuses a torch for another device."""
     pip.run([str(pip.python), "-I", "-c", _PROBE], "probing")
-    found = json.loads(pip.tail.splitlines()[-1])
+    found = json.loads(pip.lines[-1])
     versions = {"python": found["python"], **found["packages"]}
     check_torch(name, versions.get("torch", "?"), found["cuda"], where=str(build_log))
     return versions
@@ -240,7 +274,7 @@ def check_torch(name: str, version: str, cuda: str | None, *, where: str) -> Non
 
 
 def _refuse_full_disk(name: str, folder: Path) -> None:
-    needed = NEEDED_BYTES["cuda" if name.endswith("cuda") else "cpu"]
+    needed = NEEDED_BYTES[name]
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InfrastructureError(
