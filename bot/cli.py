@@ -10,7 +10,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="DIR",
                 help="the reviewed card's folder (default: the work folder's)",
             )
+    _measuring(command)
     card = command(
         "card", commands.card, "render a release's card (`card KEY`), or check one (`card lint FILE`)"
     )
@@ -171,9 +172,46 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _measuring(command: Callable[[str, Handler, str], argparse.ArgumentParser]) -> None:
+    """`measure`, `compare`, `override`."""
+    measure = command(
+        "measure",
+        commands.measure,
+        "measure a release (`measure KEY`), or any checkpoint: acceptance, perplexity, divergence, speed",
+    )
+    measure.add_argument("what", metavar="KEY | PATH_OR_REPO", help="a folder or org/name[@revision]")
+    measure.add_argument("--base", metavar="SRC", help="hold it to the gates beside this base")
+    compare = command("compare", commands.compare, "measure two checkpoints side by side, A as the reference")
+    compare.add_argument("one", metavar="A", help="a folder or org/name[@revision]")
+    compare.add_argument("other", metavar="B", help="a folder or org/name[@revision]")
+    for child in (measure, compare):
+        child.add_argument("--recipe", metavar="NAME", help="serve and measure as this recipe says")
+        child.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            dest="overrides",
+            help="change a recipe value, as in evaluation.soak.context_tokens=4096",
+        )
+    measure.add_argument(
+        "--work", type=Path, metavar="DIR", help="work folder of KEY (default: .release-bot/work)"
+    )
+    override = command("override", commands.override, "record that a release may go out in spite of gates")
+    override.add_argument("key", metavar="KEY", help="the release's key")
+    override.add_argument("--gate", action="append", required=True, metavar="ID", dest="gates")
+    override.add_argument("--why", required=True, metavar="TEXT", help="stands on the card")
+    override.add_argument("--who", metavar="NAME", help="who decides (default: the Hub account)")
+    override.add_argument(
+        "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
+    )
+
+
 _STAGE_HELP = {
     "quantize": "run the quantizer of an existing release again, if its inputs changed",
     "upload": "bring an audited release to the Hub as a private pull request",
+    "validate": "serve an uploaded release as its card prints it: it loads, answers and drafts",
+    "gate": "judge what was measured, by the recipe's thresholds",
     "publish": "merge a reviewed release and make it public",
 }
 

@@ -106,7 +106,8 @@ def _finish(summary: Output, arguments: argparse.Namespace) -> int:
             f"release {summary['key']}: "
             + ", ".join(f"{s} {state}" for s, state in summary["stages"].items())
         )
-    return 0
+    gates = summary["gates"]
+    return GateFailed.exit_code if gates and not gates["passed"] else 0
 
 
 def card(arguments: argparse.Namespace) -> int:
@@ -124,6 +125,53 @@ def card(arguments: argparse.Namespace) -> int:
         return GateFailed.exit_code if problems else 0
     cardlint.refuse(problems, arguments.what[1])
     log.info("the card holds: metadata complete, no placeholder, every number in its evidence")
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """`release-bot measure`: a release's stage, or any checkpoint."""
+    from bot import byhand, config, naming
+
+    if naming.is_key(arguments.what):
+        return _one_stage(arguments, "measure", arguments.what)
+    settings, overrides = config.load(), _pairs(arguments.overrides)
+    asked = byhand.ask(arguments.what, arguments.recipe, overrides, _connect(settings), settings)
+    found = byhand.measure(asked, arguments.what, arguments.base)
+    if arguments.json:
+        print_json(found.as_json())
+    else:
+        print(found.as_text())
+    return GateFailed.exit_code if found.refused else 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """`release-bot compare`."""
+    from bot import byhand, config
+
+    settings, overrides = config.load(), _pairs(arguments.overrides)
+    asked = byhand.ask(arguments.other, arguments.recipe, overrides, _connect(settings), settings)
+    found = byhand.compare(asked, arguments.one, arguments.other)
+    if arguments.json:
+        print_json(found.as_json())
+    else:
+        print(found.as_text())
+    return GateFailed.exit_code if found.refused else 0
+
+
+def override(arguments: argparse.Namespace) -> int:
+    """`release-bot override`."""
+    from bot import config, job, naming
+    from bot.steps import evaluating
+
+    settings = config.load()
+    hub = _connect(settings)
+    found = job.reopen(naming.parse_key(arguments.key), hub, settings, arguments.work or settings.work)
+    who = arguments.who or hub.account()
+    gates = evaluating.decide(found, gate_ids=arguments.gates, who=who, why=arguments.why)
+    if arguments.json:
+        print_json(gates.model_dump(mode="json"))
+    else:
+        log.info(f"recorded; render the card again: `release-bot card {arguments.key}`")
     return 0
 
 

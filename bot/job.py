@@ -121,6 +121,8 @@ def _adopt(workspace: Workspace, key: str, found: Evidence) -> None:
     workspace.claim(found.release)
     for stage in ("base", "quantize", "repair", "audit", "upload"):
         write_json(workspace.evidence(stage), getattr(found, stage))
+    write_json(workspace.evidence("measure"), found.measurement)
+    write_json(workspace.evidence("gate"), found.gates)
 
 
 def require_key(release: Release, key: str) -> None:

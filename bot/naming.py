@@ -59,9 +59,14 @@ def parse_base(text: str) -> tuple[str, str | None]:
     return repo_id, revision or None
 
 
+def is_key(text: str) -> bool:
+    """Whether `text` has the form of a release key."""
+    return bool(re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", text))
+
+
 def parse_key(text: str) -> str:
     """A release key; UsageError otherwise (it becomes a folder name)."""
-    if not re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", text):
+    if not is_key(text):
         raise UsageError(
             f"{text!r} is not a release key",
             fix=f"a key is {KEY_LENGTH} hex digits; `release-bot run` prints it",

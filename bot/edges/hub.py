@@ -133,6 +133,11 @@ class Hub:
             repo_id=info.id, revision=info.sha or "", private=bool(info.private), files=files, card=card
         )
 
+    def account(self) -> str:
+        """The name of the account that the token belongs to."""
+        with translated("whoami"):
+            return str(self.api.whoami()["name"])
+
     def exists(self, repo_id: str) -> bool:
         with translated(repo_id):
             return bool(self.api.repo_exists(repo_id))
@@ -160,6 +165,21 @@ class Hub:
                 endpoint=self.endpoint,
                 token=self.api.token,
                 ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"],
+            )
+        return Path(folder)
+
+    def download_dataset(self, repo_id: str, revision: str, patterns: list[str]) -> Path:
+        """The files of a data set that match `patterns`, in the per-host cache."""
+        import huggingface_hub
+
+        with translated(f"{repo_id}@{revision}"):
+            folder = huggingface_hub.snapshot_download(
+                repo_id,
+                repo_type="dataset",
+                revision=revision,
+                endpoint=self.endpoint,
+                token=self.api.token,
+                allow_patterns=patterns,
             )
         return Path(folder)
 

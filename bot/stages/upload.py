@@ -94,7 +94,7 @@ def _ours(release: Release, hub: Hub) -> list[PullRequest]:
     """Pull requests for this key by this account; a stranger's with the same title is none of ours."""
     if not hub.exists(release.target_repo):
         return []
-    me = hub.api.whoami()["name"]
+    me = hub.account()
     title = f"Release {release.key}:"
     pulls = hub.pull_requests(release.target_repo)
     return [pull for pull in pulls if pull.title.startswith(title) and pull.author == me]
