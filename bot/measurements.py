@@ -172,7 +172,11 @@ class Soak(Model):
 
 
 class SpeedRun(Model):
-    """One run of `vllm bench serve`."""
+    """One run of `vllm bench serve`.
+
+    `ttft_ms` and `tpot_ms` are medians over its requests, `itl_ms` over the gaps between streamed chunks:
+    with drafting a chunk holds all tokens of one forward pass, so `itl_ms` is above `tpot_ms`.
+    """
 
     output_tokens_per_s: float
     total_tokens_per_s: float
@@ -185,6 +189,7 @@ class SpeedRun(Model):
     num_requests: int
     num_failed: int
     duration_s: float
+    acceptance_rate: float | None = None  # of drafts during this run; None without drafting
 
 
 class Speed(Model):
