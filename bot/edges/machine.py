@@ -5,8 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 
 from bot.models import Hardware
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """The first GPU that the driver lists; `compute_capability` as in `9.0`, None from a driver too old."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+    compute_capability: str | None
 
 
 def num_threads() -> int:
@@ -16,31 +27,66 @@ def num_threads() -> int:
 
 def hardware(*, cuda: bool, python: str) -> Hardware:
     """This machine; the GPU only where one is used (`cuda`)."""
-    gpu, gpu_memory = _gpu() if cuda else (None, None)
+    found = gpu() if cuda else None
     return Hardware(
         cpu=_cpu(),
         num_cores=num_threads(),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpu=gpu,
-        gpu_memory_bytes=gpu_memory,
+        memory_bytes=memory_bytes(),
+        gpu=found.name if found else None,
+        gpu_memory_bytes=found.memory_bytes if found else None,
         platform=f"{platform.system()} {platform.machine()}",
         python=python,
     )
 
 
 def _cpu() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(line.partition(":")[2].strip() for line in file if line.startswith(field))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""
 
 
-def _gpu() -> tuple[str | None, int | None]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+def memory_bytes() -> int:
+    """The machine's main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in Linux's names (as `avx512_bf16`); empty where that is not told."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def gpu() -> Gpu | None:
+    """The first GPU, from the driver's own program; None without one."""
+    fields = "name,memory.total,driver_version,compute_cap"
+    found = _nvidia_smi(fields) or _nvidia_smi(fields.removesuffix(",compute_cap"))
+    return parse_gpu(found) if found else None
+
+
+def parse_gpu(line: str) -> Gpu | None:
+    """The GPU in a line of `nvidia-smi`: name, MiB, driver, compute capability; None where it says less."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) < 3 or not cells[1].isdigit():
+        return None
+    capability = cells[3] if len(cells) > 3 and cells[3].replace(".", "").isdigit() else None
+    return Gpu(
+        name=cells[0],
+        memory_bytes=int(cells[1]) * 2**20,
+        driver=cells[2],
+        compute_capability=capability,
+    )
+
+
+def _nvidia_smi(fields: str) -> str | None:
+    """The first GPU's line; None when there is no driver or it does not know a field."""
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        name, _, mib = out.splitlines()[0].rpartition(",")
-        return name.strip(), int(mib) * 2**20
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None, None
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(out.splitlines()), None)
