@@ -102,6 +102,16 @@ def _status_bytes(pid: int, name: str) -> int:
     return 0
 
 
+def oom_kills() -> int | None:
+    """How many processes the kernel has ended for want of memory; of our control group, else the machine."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat"):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return None
+
+
 class _Lines:
     """Bytes from a pipe to complete lines; a carriage return ends one too, as progress bars use it."""
 

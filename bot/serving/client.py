@@ -162,6 +162,15 @@ class Client:
         listed = self._json("GET", "/v1/models").get("data")
         return [_mapping(each, "model") for each in listed] if isinstance(listed, list) else []
 
+    def answers(self) -> bool:
+        """Whether the server of this name answers; never raises."""
+        try:
+            timeout = (CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S)
+            body = self._session().get(f"{self.url}/v1/models", timeout=timeout).json()
+            return any(each["id"] == self.model for each in body["data"])
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return False
+
     def map(self, ask: Callable[[I], O], items: Sequence[I], *, workers: int) -> list[O]:
         """`ask` for each of `items`, at most `workers` at a time, in their order; the first error is raised.
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from bot.measurements import OverlayItem
 from bot.recipe import Serve
 from bot.serving import quirks
-from bot.serving.engine import Engine
+from bot.serving.engine import Engine, platform_items
 from bot.serving.subject import Subject
 
 MODEL: Final = "MODEL"  # the one positional argument, named so in the overlay
@@ -124,7 +124,7 @@ def overlay(subject: Subject, engine: Engine, *, drafting: bool) -> list[Overlay
         items += _on_cpu(subject, engine)
     for quirk in quirks_of(subject, engine, drafting=drafting):
         items += quirk.overlay
-    return _once(items)
+    return _once([*items, *platform_items(engine)])
 
 
 def quirks_of(subject: Subject, engine: Engine, *, drafting: bool) -> list[quirks.Quirk]:
@@ -220,6 +220,11 @@ def argv(subject: Subject, engine: Engine, *, port: int, served_name: str, draft
         word for flag in flags for word in _Flag(name=flag.name, value=real.get(flag.name, flag.value)).words
     ]
     return [str(engine.environment.python.parent / "vllm"), "serve", str(subject.folder), *words]
+
+
+def settings(subject: Subject, engine: Engine, *, drafting: bool) -> dict[str, str | None]:
+    """Every flag that is set in the end and its value, None for a switch."""
+    return {flag.name: flag.value for flag in _run(subject, engine, drafting=drafting)}
 
 
 def engine_arguments(subject: Subject, engine: Engine) -> dict[str, Any]:
