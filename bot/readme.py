@@ -1,15 +1,18 @@
-"""The README's generated part, the recipe table: `make generated` writes it, a test keeps it current."""
+"""The README's tables of recipes and gates: `make generated` writes them, a test keeps them current."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bot import recipe as recipes
+from bot.gates import GATES
+from bot.gates.gate import Gate
 from bot.models import write_atomically
 from bot.recipe import Recipe
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- recipes: begin, written by `make generated` -->", "<!-- recipes: end -->"
+BEGIN, END = "<!-- {}: begin, written by `make generated` -->", "<!-- {}: end -->"
 
 
 def recipe_table() -> str:
@@ -35,13 +38,30 @@ def _row(recipe: Recipe) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def gate_table() -> str:
+    """The gates as a Markdown table, in the order in which they are asked."""
+    rows = ["| gate | holds when | why |", "|---|---|---|"]
+    rows += [f"| {_ids(gate)} | {gate.title.replace('{part}', 'N')} | {gate.why} |" for gate in GATES]
+    return "\n".join(rows)
+
+
+def _ids(gate: Gate) -> str:
+    return f"`{gate.id}.N`" if gate.parts else f"`{gate.id}`"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"recipes": recipe_table, "gates": gate_table}
+
+
 def updated(text: str) -> str:
-    """`text` with what stands between the marks replaced by the current table."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md lacks {BEGIN!r} … {END!r}")
-    return f"{head}{BEGIN}\n{recipe_table()}\n{END}{tail}"
+    """`text` with what stands between each table's marks replaced by the current table."""
+    for name, table in TABLES.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        head, found, rest = text.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"README.md lacks {begin!r} … {end!r}")
+        text = f"{head}{begin}\n{table()}\n{end}{tail}"
+    return text
 
 
 if __name__ == "__main__":
