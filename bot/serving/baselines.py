@@ -1,0 +1,139 @@
+"""What a release is held against: its base, and the official FP8 repo where there is one.
+
+An FP8 repo counts as the base's own when the same author published it under the base's name with `-FP8`, its
+card names no other base, and its config says FP8 and describes the same network. A repo that fails one of
+these is somebody's experiment, or the FP8 of another base, and no row of a table.
+
+Figures are compared only when one engine build measured them on one machine. Losses and divergences stay
+true for as long; speed does not, since a machine's clocks, heat and neighbours change: it is measured anew
+after a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from bot import log
+from bot.checkpoint.documents import read_object
+from bot.checkpoint.hub import HubSource
+from bot.edges.hub import Hub, RepoState
+from bot.errors import InputError
+from bot.measurements import EngineFacts
+
+SUFFIX: Final = "-FP8"
+MAX_AGE: Final = timedelta(hours=24)
+CLOCK_SKEW: Final = timedelta(minutes=5)
+# Fields of a config that say whether two checkpoints are the same network.
+NETWORK: Final = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+Config = Mapping[str, Any]
+
+
+# ── the official FP8 repo ──────────────────────────────────────────────────────────────────
+
+
+def official_fp8(base_repo_id: str, hub: Hub, *, base_revision: str | None = None) -> RepoState | None:
+    """The base's FP8 repo at its newest commit; None when there is none, or it is not the base's own.
+
+    Two listings and two small files are read. Raises InfrastructureError when the Hub does not answer.
+    """
+    if base_repo_id.endswith(SUFFIX):
+        return None
+    try:
+        state = hub.state(base_repo_id + SUFFIX)
+        config = _config(state.repo_id, state.revision, hub)
+    except InputError as e:
+        log.info(f"  no {base_repo_id}{SUFFIX}: {e.what}")
+        return None
+    base_config = _config(base_repo_id, base_revision, hub)
+    reason = not_its_fp8(base_repo_id, base_config, state, config)
+    if reason:
+        log.warning(f"{state.repo_id} is no baseline: {reason}")
+    return None if reason else state
+
+
+def not_its_fp8(base_repo_id: str, base_config: Config, state: RepoState, config: Config) -> str | None:
+    """Why `state`, whose config.json is `config`, is not the FP8 of the base; None when it is."""
+    if state.repo_id != base_repo_id + SUFFIX:
+        return f"it is {state.repo_id} now"  # the Hub follows renames
+    named = _names(state.card.get("base_model"))
+    if named and base_repo_id not in named:
+        return f"its card says that it was made from {', '.join(named)}"
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    if method != "fp8":
+        return f"its quant_method is {method!r}, not 'fp8'"
+    for field in ("model_type", "architectures", *NETWORK):
+        theirs, ours = _field(config, field), _field(base_config, field)
+        if theirs != ours:
+            return f"its {field} is {theirs!r}, the base's {ours!r}"
+    return None
+
+
+def _names(value: object) -> list[str]:
+    """`base_model` of a card: one name, or a list of them."""
+    return [value] if isinstance(value, str) else [str(each) for each in value or ()]  # type: ignore[attr-defined]
+
+
+def _field(config: Config, name: str) -> object:
+    """A field of the config, or of its language model's section."""
+    text = config.get("text_config")
+    inner = text.get(name) if isinstance(text, Mapping) else None
+    return config.get(name, inner) if name in ("model_type", "architectures") else inner or config.get(name)
+
+
+def _config(repo_id: str, revision: str | None, hub: Hub) -> dict[str, Any]:
+    source = HubSource(repo_id, revision, token=hub.api.token if isinstance(hub.api.token, str) else None)
+    found: dict[str, Any] = read_object(source, "config.json")
+    return found
+
+
+# ── what may be compared ───────────────────────────────────────────────────────────────────
+
+
+def comparable(a: EngineFacts, b: EngineFacts) -> str | None:
+    """Why figures measured under `a` may not stand beside those under `b`; None when they may."""
+    for what, field in (
+        ("engines", "package"),
+        ("engine versions", "version"),
+        ("engine environments", "environment_digest"),
+        ("builds of torch", "torch"),
+        ("kinds of device", "device"),
+        ("drivers", "driver"),
+        ("compute capabilities", "compute_capability"),
+        ("machines", "hardware"),
+    ):
+        one, other = getattr(a, field), getattr(b, field)
+        if one != other:
+            return f"they come from two {what}: {_shown(one)} and {_shown(other)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
+
+
+def fresh(started_at: str, now: datetime) -> bool:
+    """Whether a speed taken at `started_at` (ISO 8601 with its zone) may be used at `now`: for a day.
+
+    That machine, driver and environment are the same is the caller's to know (`comparable`, or the key that
+    the figures are kept under). A time in the future is a clock that was wrong, and not fresh.
+    """
+    try:
+        at = datetime.fromisoformat(started_at)
+    except ValueError:
+        return False
+    if at.tzinfo is None:
+        return False
+    age = now - at.astimezone(UTC)
+    return -CLOCK_SKEW <= age <= MAX_AGE
