@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import requests
@@ -49,13 +48,17 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatAnswer:
-    """An answer as the server's parsers split it; `reasoning` None where the model wrote none."""
+    """An answer as the server's parsers split it; `reasoning` None where the model wrote none.
+
+    `logprobs`: nats, one for each token, where they were asked for.
+    """
 
     content: str
     reasoning: str | None
     tool_calls: list[ToolCall]
     finish_reason: str
     token_ids: list[int]
+    logprobs: list[float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,28 +95,32 @@ class Client:
     model: str
     alive: Callable[[], None] = nothing_known
     timeout_s: float = ANSWER_TIMEOUT_S
-    _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def chat(self, messages: Messages, *, max_tokens: int, **options: Any) -> ChatAnswer:
         """The answer to `messages`; `options` are fields of `/v1/chat/completions`.
 
-        Raises EngineError (died, hung, refused_request) and NotServable("garbage").
+        With `logprobs=True` each token's log-probability must be there and finite: a NaN shows nowhere else,
+        the engine answers token 0 for ever. Raises EngineError (died, hung, refused_request) and
+        NotServable("garbage").
         """
         body = {**GREEDY, "messages": list(messages), "max_tokens": max_tokens, **options}
         choice = self._choice("/v1/chat/completions", body)
         message = _mapping(choice.get("message"), "message")
+        token_ids = _token_ids(choice)
+        wanted = bool(options.get("logprobs"))
         return ChatAnswer(
             content=str(message.get("content") or ""),
             reasoning=message.get("reasoning") or message.get("reasoning_content"),
             tool_calls=[_tool_call(each) for each in message.get("tool_calls") or []],
             finish_reason=str(choice.get("finish_reason")),
-            token_ids=_token_ids(choice),
+            token_ids=token_ids,
+            logprobs=_logprobs(choice, len(token_ids)) if wanted else None,
         )
 
     def complete(self, prompt: str | Sequence[int], *, max_tokens: int, **options: Any) -> Completion:
         """The continuation of a text or of token ids; `options` are fields of `/v1/completions`.
 
-        Raises what `chat` does; where `logprobs` are asked for, each must be there and finite.
+        Raises what `chat` does; `logprobs=0` asks for the log-probability of each token.
         """
         text = prompt if isinstance(prompt, str) else list(prompt)
         body = {**GREEDY, "prompt": text, "max_tokens": max_tokens, **options}
@@ -165,8 +172,7 @@ class Client:
     def answers(self) -> bool:
         """Whether the server of this name answers; never raises."""
         try:
-            timeout = (CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S)
-            body = self._session().get(f"{self.url}/v1/models", timeout=timeout).json()
+            body = self._exchange("GET", "/v1/models", None, CONNECT_TIMEOUT_S).json()
             return any(each["id"] == self.model for each in body["data"])
         except (requests.RequestException, ValueError, KeyError, TypeError):
             return False
@@ -201,8 +207,7 @@ class Client:
     def _send(self, method: str, path: str, body: Json | None = None) -> requests.Response:
         """One exchange; raises the typed error of whatever went wrong."""
         try:
-            timeout = (CONNECT_TIMEOUT_S, self.timeout_s)
-            response = self._session().request(method, self.url + path, json=body, timeout=timeout)
+            response = self._exchange(method, path, body, self.timeout_s)
         except requests.Timeout as e:
             self.alive()
             raise EngineError(
@@ -248,12 +253,13 @@ class Client:
             self.alive()
             time.sleep(0.1)
 
-    def _session(self) -> requests.Session:
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-            self._local.session.trust_env = False
-        session: requests.Session = self._local.session
-        return session
+    def _exchange(self, method: str, path: str, body: Json | None, timeout_s: float) -> requests.Response:
+        """One request on a connection of its own: one kept open may be closed by the server just then."""
+        with requests.Session() as session:
+            session.trust_env = False
+            session.headers["Connection"] = "close"
+            timeout = (CONNECT_TIMEOUT_S, timeout_s)
+            return session.request(method, self.url + path, json=body, timeout=timeout)
 
 
 # ── counters ───────────────────────────────────────────────────────────────────────────────
@@ -334,7 +340,8 @@ def _token_ids(choice: Json) -> list[int]:
 
 def _logprobs(choice: Json, count: int) -> list[float]:
     """One finite log-probability for each token, or NotServable."""
-    found = (choice.get("logprobs") or {}).get("token_logprobs") or []
+    given = _mapping(choice.get("logprobs") or {}, "logprobs")
+    found = given.get("token_logprobs") or [each.get("logprob") for each in given.get("content") or []]
     if len(found) != count:
         raise garbage(f"{len(found)} log-probabilities came for {count} tokens")
     for position, value in enumerate(found):

@@ -79,11 +79,6 @@ def printed(serve: Serve, name: str, *, drafting: bool = True) -> list[str]:
     return ["vllm", "serve", name, *(word for flag in flags for word in flag.words)]
 
 
-def for_base(serve: Serve) -> Serve:
-    """How the base is served beside a release: the same, less what belongs to the packed weights."""
-    return serve.model_copy(update={"quantization": None, "kv_cache_dtype": "auto"})
-
-
 def _portable(serve: Serve, *, drafting: bool) -> list[_Flag]:
     flags = [_Flag(name="--max-model-len", value=str(serve.max_model_len))]
     if serve.dtype != "auto":

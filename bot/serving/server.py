@@ -41,14 +41,15 @@ MEMORY_SHARE: Final = 0.9
 PORT_ATTEMPTS: Final = 3
 HEALTH_PERIOD_S: Final = 0.25
 KEPT_LINES: Final = 4000
+# What a log line shows to have begun, and the usual share of the start that lies behind it then.
 PHASES: Final = (
-    ("importing", re.compile(r"")),
-    ("reading the config", re.compile(r"non-default args")),
-    ("starting the engine", re.compile(r"Initializing a V1 LLM engine")),
-    ("loading weights", re.compile(r"Starting to load model")),
-    ("loading the draft head", re.compile(r"Loading drafter model")),
-    ("warming up", re.compile(r"KV cache size")),
-    ("ready", re.compile(r"Application startup complete")),
+    (0, "importing", re.compile(r"")),
+    (25, "reading the config", re.compile(r"non-default args")),
+    (45, "starting the engine", re.compile(r"Initializing a V1 LLM engine")),
+    (75, "loading weights", re.compile(r"Starting to load model")),
+    (80, "loading the draft head", re.compile(r"Loading drafter model")),
+    (90, "warming up", re.compile(r"KV cache size")),
+    (99, "listening", re.compile(r"Application startup complete")),
 )
 _TRACKED = re.compile(r"non-default args.*'enable_weights_track': True")
 
@@ -152,14 +153,15 @@ def _log_file(logs: Path, name: str) -> Path:
 def _await_answer(keeper: _Keeper, client: Client, timeout_s: float) -> float:
     """Seconds until the server answered; raises the typed error of a start that failed."""
     started = time.monotonic()
-    with log.Progress("starting vLLM", total=len(PHASES) - 1) as progress:
+    with log.Progress("starting vLLM", total=100, unit="%") as progress:
         while not client.answers():
             if keeper.ended.wait(HEALTH_PERIOD_S):
                 raise keeper.failure()
-            progress.update(min(keeper.phase, len(PHASES) - 2), note=PHASES[keeper.phase][0])
+            share, name, _ = PHASES[keeper.phase]
+            progress.update(share, note=name)
             if time.monotonic() - started > timeout_s:
                 raise symptoms.hung(keeper.lines, timeout_s=timeout_s, where=str(keeper.log_file))
-        progress.update(len(PHASES) - 1, note="ready")
+        progress.update(100, note="ready")
     return time.monotonic() - started
 
 
@@ -264,7 +266,7 @@ class _Keeper(threading.Thread):
 
     def _line(self, line: str) -> None:
         self.lines.append(line)
-        for index, (_, pattern) in enumerate(PHASES[self.phase + 1 :], start=self.phase + 1):
+        for index, (_, _, pattern) in enumerate(PHASES[self.phase + 1 :], start=self.phase + 1):
             if pattern.search(line):
                 self.phase = index
 

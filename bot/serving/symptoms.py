@@ -41,7 +41,7 @@ _HEADER = re.compile(r"^(?:Traceback \(most recent call last\)|During handling o
 _NOISE = re.compile(
     r"Engine core initialization failed|WorkerProc (?:initialization )?failed|EngineCore failed to start"
     r"|For further information visit|\d+ validation errors? for|^\[shutdown\]|resource_tracker|^Process \w+:"
-    r"|^Found ulimit|^non-default args|^Triton is installed"
+    r"|^Found ulimit|^Dumping |^non-default args|^Triton is installed"
 )
 _LISTS = re.compile(r" Supported architectures: dict_keys.*| Must be one of \[.*| \[type=\w+, input_value=.*")
 _PATH = re.compile(r"(?<![\w/.:~-])(?:~|/(?!v1/))[\w.@+~=-]*(?:/[\w.@+~=-]+)+")
@@ -144,6 +144,12 @@ SYMPTOMS: Final = (
         kind="port",
         why="another program took the port between its choice and the server's start",
         fix="run it again; a new port is chosen each time",
+    ),
+    Symptom(
+        words=r"Worker proc \S+ died unexpectedly \(exit code: -?[1-9]\d*\)",
+        kind="died",
+        why="one of the engine's own processes was killed, or crashed in native code",
+        fix="run it again, which goes on from the next measurement; if it dies again, see what kills it",
     ),
     Symptom(
         words=r"vllm(?: serve)?: error: |unrecognized arguments",
