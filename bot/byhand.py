@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bot import examinations, job, log
+from bot import comparison, examinations, job, log
 from bot import recipe as recipes
 from bot.checkpoint.folder import FolderSource
 from bot.checkpoint.reading import Checkpoint, read_checkpoint
@@ -81,56 +81,69 @@ def _group_size(checkpoint: Checkpoint) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What was found of one checkpoint; `gates` where there was a base to hold it to."""
+class Found:
+    """What was found of one checkpoint; `base` and `gates` where there was one to hold it to."""
 
-    found: Examined
+    one: Examined
     base: Examined | None
     gates: GatesEvidence | None
 
+    @property
+    def refused(self) -> bool:
+        """Whether the checkpoint does not serve, or a gate stands in its way."""
+        return self.one.failure is not None or bool(self.gates and gate.blocking(self.gates))
 
-def measure(asked: Asked, text: str, base_text: str | None) -> Measured:
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "schema_version": 1,
+            "measured": self.one.model_dump(mode="json"),
+            "base": self.base.model_dump(mode="json") if self.base else None,
+            "gates": [each.model_dump(mode="json") for each in self.gates.results] if self.gates else None,
+            "passed": None if self.gates is None else not self.refused,
+        }
+
+    def as_text(self) -> str:
+        """Tables for a terminal."""
+        shown = log.table(comparison.COLUMNS, comparison.examined_rows([self.base, self.one]))
+        if self.one.failure:
+            shown += f"\n\n{self.one.subject.name} does not serve: {self.one.failure.what}"
+        return shown + (f"\n\n{log.table(gate.COLUMNS, gate.rows(self.gates))}" if self.gates else "")
+
+
+def measure(asked: Asked, text: str, base_text: str | None) -> Found:
     """Measure the checkpoint `text`, beside the base `base_text` and by the gates where one is named.
 
     Raises EngineError when the engine fails; what was measured is kept and the next run goes on from it.
     """
-    base = asked.examination(base_text, "base") if base_text else None
-    if base:
-        require_serves(base, complete(base))
-    one = asked.examination(text, "release" if base else "other", base)
+    if base_text is None:
+        alone = asked.examination(text, "other")
+        return Found(one=examined(alone, complete(alone)), base=None, gates=None)
+    base = asked.examination(base_text, "base")
+    require_serves(base, complete(base))
+    one = asked.examination(text, "release", base)
     failure = complete(one)
-    if base is None:
-        return Measured(found=examined(one, failure), base=None, gates=None)
-    return Measured(
-        found=examined(one, failure), base=examined(base), gates=_judged(asked.recipe, one, base, failure)
-    )
+    gates = _judged(asked.recipe, one, base, failure)
+    return Found(one=examined(one, failure), base=examined(base), gates=gates)
 
 
 def _judged(recipe: Recipe, one: Examination, base: Examination, failure: Failure | None) -> GatesEvidence:
     report = audit(FolderSource(one.subject.folder), base=FolderSource(base.subject.folder), recipe=recipe)
+    inputs = one.subject.facts.fingerprint
     measured = MeasureEvidence(
-        inputs_digest=one.subject.facts.fingerprint,
+        inputs_digest=inputs,
         wall_s=0.0,
         release=examined(one, failure),
         base=examined(base),
         fp8=None,
-        not_measured={},
+        not_measured={"fp8": "only what was named was measured"},
     )
-    inputs = one.subject.facts.fingerprint
     return gate.judge(recipe.thresholds, report, measured, inputs_digest=inputs, override=None)
 
 
-def compare(asked: Asked, one_text: str, other_text: str) -> MeasureEvidence:
-    """`other_text` beside `one_text`, which is the reference of the divergence."""
+def compare(asked: Asked, one_text: str, other_text: str) -> Found:
+    """`other_text` beside `one_text`, which is the reference of the divergence; no verdict."""
     one = asked.examination(one_text, "base")
     require_serves(one, complete(one))
-    other = asked.examination(other_text, "release", one)
-    failure = complete(other)
-    return MeasureEvidence(
-        inputs_digest=other.subject.facts.fingerprint,
-        wall_s=0.0,
-        release=examined(other, failure),
-        base=examined(one),
-        fp8=None,
-        not_measured={},
-    )
+    other = asked.examination(other_text, "other", one)
+    return Found(one=examined(other, complete(other)), base=examined(one), gates=None)

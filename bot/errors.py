@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 
+FailureKind = Literal["did_not_load", "unsupported", "weights_missing", "garbage"]
+
+
 class ReleaseBotError(Exception):
     """Base of all deliberate errors; on its own it means a defect of the bot (exit 1)."""
 
@@ -98,7 +101,7 @@ class NotServable(GateFailed):
 
     title = "the checkpoint does not serve"
 
-    def __init__(self, kind: str, what: str, *, log_tail: list[str], where: str = "", fix: str = "") -> None:
+    def __init__(self, kind: FailureKind, what: str, *, log_tail: list[str], where: str = "", fix: str = "") -> None:
         super().__init__(what, where=where, fix=fix)
         self.kind = kind
         self.log_tail = log_tail

@@ -22,8 +22,9 @@ from bot.models import UploadEvidence
 from bot.naming import parse_base
 from bot.recipe import Recipe
 from bot.serving import baselines, evaluation_text, subject
+from bot.serving.command import for_base
 from bot.serving.engine import Engine
-from bot.serving.examination import Examination, baseline_serve
+from bot.serving.examination import Examination
 
 
 def of_release(job: Job, engine: Engine, base: Examination) -> Examination:
@@ -59,7 +60,7 @@ def of_base(job: Job, engine: Engine) -> Examination:
         role="base",
         name=job.base.base.repo_id,
         revision=job.base.base.revision,
-        serve=baseline_serve(job.recipe.serve),
+        serve=for_base(job.recipe.serve),
         fingerprint=subject.fingerprint(state),
     )
     return Examination(
@@ -74,7 +75,9 @@ def of_base(job: Job, engine: Engine) -> Examination:
 
 def of_fp8(job: Job, engine: Engine, base: Examination) -> Examination | None:
     """The official FP8 repo of the base; None when there is none."""
-    state = baselines.official_fp8(job.base.base.repo_id, job.hub)
+    state = baselines.official_fp8(
+        job.base.base.repo_id, job.hub, base_revision=job.base.base.revision
+    )
     if state is None:
         return None
     log.info(f"  official FP8 repo: {state.repo_id}@{state.revision[:8]}")
@@ -145,7 +148,7 @@ def of_source(
         role=role,
         name=at.name,
         revision=at.revision,
-        serve=recipe.serve if packed else baseline_serve(recipe.serve),
+        serve=recipe.serve if packed else for_base(recipe.serve),
         fingerprint=at.fingerprint,
     )
     return Examination(

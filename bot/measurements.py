@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bot.errors import FailureKind
 from bot.models import SCHEMA_VERSION, CommitSha, Hardware, Model, Sha256
 
 Role = Literal["release", "base", "fp8", "other"]
@@ -76,7 +77,7 @@ class Load(Model):
 class Failure(Model):
     """Why a checkpoint could not be served or scored; the gate `load` fails on it."""
 
-    kind: Literal["did_not_load", "unsupported", "weights_missing", "garbage"]
+    kind: FailureKind
     what: str
     log_tail: list[str]
 

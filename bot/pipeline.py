@@ -69,7 +69,7 @@ def run(job: Job, *, until: str | None = None) -> Summary:
 def _blocking(job: Job) -> list[str]:
     """The gates that stand in the way of publishing; the card is rendered all the same, and says so."""
     judged = job.workspace.existing("gate", GatesEvidence)
-    return gate.blocking(judged) if judged else []
+    return [each.id for each in gate.blocking(judged)] if judged else []
 
 
 def run_one(job: Job, name: str) -> dict[str, Any]:

@@ -52,7 +52,6 @@ def scored(x: Examination) -> Failure | None:
     with _failures() as found, _recorded(x, "scoring") as record:
         scores = scoring.score(x)
         record.peak_memory_bytes = scores.peak_memory_bytes
-        x.keep("perplexity", scores.perplexity)
         if scores.divergence:
             x.keep("divergence", scores.divergence)
     return found.failure
@@ -119,6 +118,7 @@ def _bench(x: Examination, running: Server, *, drafting: bool) -> BaseModel:
         running,
         x.engine,
         x.evaluation.speed,
+        subject=x.subject,
         drafting=drafting,
         kinds=prompts.kinds(),
         folder=x.logs / f"bench-{'drafting' if drafting else 'plain'}",

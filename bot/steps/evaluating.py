@@ -58,8 +58,8 @@ def _measured_from(job: Job, engine: Engine) -> str:
     """What the figures depend on: the uploaded files, the base, how they are served and measured, by what."""
     uploaded = job.workspace.read("upload", UploadEvidence)
     recipe, facts = job.recipe, engine.facts
-    parts = [uploaded.inputs_digest, job.base.base.revision, recipe.serve, recipe.evaluation, facts]
-    return digest("validate", *(p if isinstance(p, str) else p.model_dump_json() for p in parts))
+    parts = [each.model_dump_json() for each in (recipe.serve, recipe.evaluation, facts)]
+    return digest("validate", uploaded.inputs_digest, job.base.base.revision, *parts)
 
 
 def gate(job: Job) -> bool:
