@@ -22,9 +22,8 @@ from bot.models import UploadEvidence
 from bot.naming import parse_base
 from bot.recipe import Recipe
 from bot.serving import baselines, evaluation_text, subject
-from bot.serving.command import for_base
 from bot.serving.engine import Engine
-from bot.serving.examination import Examination
+from bot.serving.examination import Examination, baseline_serve
 
 
 def of_release(job: Job, engine: Engine, base: Examination) -> Examination:
@@ -60,7 +59,7 @@ def of_base(job: Job, engine: Engine) -> Examination:
         role="base",
         name=job.base.base.repo_id,
         revision=job.base.base.revision,
-        serve=for_base(job.recipe.serve),
+        serve=baseline_serve(job.recipe.serve),
         fingerprint=subject.fingerprint(state),
     )
     return Examination(
@@ -148,7 +147,7 @@ def of_source(
         role=role,
         name=at.name,
         revision=at.revision,
-        serve=recipe.serve if packed else for_base(recipe.serve),
+        serve=recipe.serve if packed else baseline_serve(recipe.serve),
         fingerprint=at.fingerprint,
     )
     return Examination(

@@ -27,7 +27,7 @@ from bot.measurements import (
     Soak,
     Speeds,
 )
-from bot.recipe import Evaluation
+from bot.recipe import Evaluation, Serve
 from bot.serving import baselines, drafting
 from bot.serving.engine import Engine
 from bot.serving.parts import Parts
@@ -118,6 +118,11 @@ class Examination:
 
     def _reference_fingerprint(self) -> str:
         return self.reference.subject.facts.fingerprint if self.reference else ""
+
+
+def baseline_serve(serve: Serve) -> Serve:
+    """How a baseline is served beside a release: the same, less what belongs to the packed weights."""
+    return serve.model_copy(update={"quantization": None, "kv_cache_dtype": "auto", "dtype": "auto"})
 
 
 def examined(x: Examination, failure: Failure | None = None) -> Examined:
