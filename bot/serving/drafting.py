@@ -63,9 +63,7 @@ def acceptance(client: Client, *, num_speculative_tokens: int, output_tokens: in
         for kind, asked in kinds.items():
             _answers(client, asked, output_tokens)
             after = client.drafts()
-            rows.append(
-                DraftsOfKind(kind=kind, num_prompts=len(asked), drafts=drafts_between(before, after))
-            )
+            rows.append(DraftsOfKind(kind=kind, num_prompts=len(asked), drafts=drafts_between(before, after)))
             before, done = after, done + len(asked)
             progress.update(done, note=kind)
     return Acceptance(

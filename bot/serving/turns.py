@@ -50,7 +50,7 @@ def of(client: Client) -> Turns:
 
 
 def between(single: list[int], double: list[int], *, asked: int, answered: int) -> Turns:
-    """Turns from one user's turn and from user, assistant, user. Raises ValueError where a probe is missing."""
+    """Turns from user, and from user, assistant, user. Raises ValueError where a probe is missing."""
     at, again = _last(single, asked), _last(double, asked)
     reply = _last(double[:again], answered)
     return Turns(first=single[:at], between=double[reply + 1 : again], after=single[at + 1 :])
