@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel
 
 from bot import recipe as recipes
 from bot.evidence import MeasureEvidence
@@ -40,11 +43,11 @@ from bot.measurements import (
     Speeds,
     SubjectFacts,
 )
-from bot.models import Hardware, Model
+from bot.models import Hardware
 from bot.recipe import Thresholds
 from bot.stages.audit import AuditReport
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=BaseModel)
 ROLES: tuple[Role, ...] = get_args(Role)
 CARDS = Path(__file__).parent / "fixtures" / "cards"
 CANARY_IDS: tuple[str, ...] = get_args(Canary.model_fields["id"].annotation)
@@ -265,6 +268,7 @@ def speed_run(tokens_per_s: float, **changes: Any) -> SpeedRun:
         "itl_p99_ms": 2.1 * tpot_ms,
         "num_requests": 4,
         "num_failed": 0,
+        "acceptance_rate": 0.69,
         "duration_s": 1024 / tokens_per_s,
     }
     return SpeedRun(**{**fields, **changes})
@@ -427,10 +431,20 @@ def measurement(
 
 def thresholds(recipe: str = "gptq-foem-g32", **changes: Any) -> Thresholds:
     """A shipped recipe's thresholds, with changes."""
-    return Thresholds(**{**recipes.load(recipe).thresholds.model_dump(), **changes})
+    return changed(_recipe(recipe).thresholds, **changes)
 
 
 def audit(recipe: str = "gptq-foem-g32", **changes: Any) -> AuditReport:
     """The audit of a real release of the tiny base, from the golden cards' evidence."""
+    return changed(_audit(recipe), **changes)
+
+
+@cache
+def _recipe(name: str) -> recipes.Recipe:
+    return recipes.load(name)
+
+
+@cache
+def _audit(recipe: str) -> AuditReport:
     evidence = json.loads((CARDS / recipe / "evidence.json").read_text(encoding="utf-8"))
-    return AuditReport.model_validate({**evidence["audit"]["report"], **changes})
+    return AuditReport.model_validate(evidence["audit"]["report"])

@@ -143,7 +143,7 @@ def _length(soak: Soak) -> str:
     excuse=undrafted,
 )
 def fresh(limits: Thresholds, release: Soak, base: Soak) -> Finding:
-    """After the long conversation, the opening prompts draft `min_soak_fresh_ratio` of what they did, or more.
+    """After the conversation, the opening prompts draft `min_soak_fresh_ratio` of what they did, or more.
 
     A server whose drafting decayed does not recover with a fresh prompt; a decline like the base's passes.
     """

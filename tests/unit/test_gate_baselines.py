@@ -1,0 +1,139 @@
+"""Gates excused by the base or the machine alone, and drafting held to the base's own head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import measured as m
+import pytest
+from judging import DRAFTED, blocked, having, judged
+
+from bot.evidence import MeasureEvidence
+
+# ── excuses ────────────────────────────────────────────────────────────────────────────────
+
+
+def excused(measured: MeasureEvidence) -> set[str]:
+    results = judged(measured)
+    assert having(results, "failed", "anomalous") == set()
+    return having(results, "not_applicable")
+
+
+UNDRAFTED: dict[str, Any] = {
+    "acceptance": None,
+    "soak": None,
+    "equality": None,
+    "load": m.load(drafting=False),
+}
+
+
+def test_a_base_without_mtp_asks_for_no_drafting():
+    without = {
+        role: {**UNDRAFTED, "subject": m.subject(role, drafts=False, num_mtp_tensors=0)}
+        for role in ("release", "base")
+    }
+    assert excused(m.measurement(**without)) == {
+        "acceptance.position.0",
+        "soak.windows",
+        "soak.fresh",
+        "equality",
+    }
+    alone = m.measurement(release=without["release"])
+    assert blocked(alone) >= DRAFTED, "a release that lost its head is not excused"
+
+
+def test_a_recipe_without_drafting_is_not_asked_for_it():
+    assert {"soak.fresh", "equality"} <= excused(m.measurement(release=UNDRAFTED, base=UNDRAFTED))
+    assert blocked(m.measurement(release=UNDRAFTED)) >= DRAFTED, "the base's command decides"
+
+
+def test_a_base_without_vision_is_asked_for_no_picture():
+    blind = m.canaries(image={"applicable": False, "served": False, "held": False, "detail": "no vision"})
+    measured = m.measurement(release={"canaries": blind}, base={"canaries": blind})
+    assert excused(measured) == {"equality", "canary.image"}
+    assert judged(measured)["canary.image"].detail == "no vision"
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_the_base_cannot_do_is_not_asked(held):
+    base = m.canaries(text__fact={"held": False, "answers": ["Lyon"], "detail": "Paris is right"})
+    measured = m.measurement(
+        base={"canaries": base}, release={"canaries": m.canaries(text__fact={"held": held})}
+    )
+    assert excused(measured) == {"equality", "canary.text.fact"}
+    assert "Lyon" in judged(measured)["canary.text.fact"].detail
+
+
+def test_a_prefix_cache_that_only_the_release_is_served_with_stands_alone():
+    off = m.canaries(prefix_cache={"applicable": False, "detail": "prefix caching is off"})
+    base = {"canaries": off}
+    assert excused(m.measurement(base=base)) == {"equality"}
+    assert excused(m.measurement(base=base, release=base)) == {"equality", "canary.prefix_cache"}
+    broken = {"canaries": m.canaries(prefix_cache={"held": False})}
+    assert blocked(m.measurement(base=base, release=broken)) == {"canary.prefix_cache"}
+
+
+def test_an_emulated_format_has_no_speed():
+    emulated = {"subject": m.subject(emulated="NVFP4 off Blackwell"), "speed": m.speeds(1.0, **m.NO_SPEED)}
+    measured = m.measurement(release=emulated)
+    assert excused(measured) == {"equality", "speed"}
+    assert judged(measured)["speed"].detail == "emulated: NVFP4 off Blackwell"
+
+
+def test_equality_is_held_where_the_engine_promises_it():
+    kept = m.equality(promised=True, num_equal=24, mean_equal_share=1.0)
+    assert judged(m.measurement(release={"equality": kept}))["equality"].status == "passed"
+    assert blocked(m.measurement(release={"equality": m.equality(num_prompts=0)})) == {"equality"}
+
+
+# ── drafting beside the base's own head ────────────────────────────────────────────────────
+
+
+def test_a_decline_like_the_bases_passes():
+    falling: dict[str, Any] = {"curve": [1, 0.6, 0.3, 0.1], "fresh": 0.5, "num": 2000}
+    assert (
+        blocked(m.measurement(release={"soak": m.soak(**falling)}, base={"soak": m.soak(**falling)})) == set()
+    )
+    steep = {"soak": m.soak(**{**falling, "fresh": 0.3})}
+    assert blocked(m.measurement(release=steep, base={"soak": m.soak(**falling)})) == {"soak.fresh"}
+    assert blocked(m.measurement(release={"soak": m.soak(**falling)})) == {"soak.windows", "soak.fresh"}
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(0.26, False), (0.24, True)])
+def test_a_window_is_held_to_a_quarter_of_the_bases(share, blocks):
+    release = {"soak": m.soak(curve=[1, 1, 1, share], num=2000)}
+    base = {"soak": m.soak(curve=[1, 1, 1, 1], num=2000)}
+    assert blocked(m.measurement(release=release, base=base)) == ({"soak.windows"} if blocks else set())
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(0.81, False), (0.79, True)])
+def test_a_fresh_prompt_is_held_to_four_fifths_of_the_opening(share, blocks):
+    release = {"soak": m.soak(fresh=share, num=2000)}
+    assert blocked(m.measurement(release=release)) == ({"soak.fresh"} if blocks else set())
+
+
+def test_the_soak_says_how_far_it_went():
+    detail = judged(m.measurement())["soak.windows"].detail
+    assert "soaked to 8,192 of 40,960 tokens of context (the model's own context" in detail
+
+
+def test_a_soak_too_short_to_tell_has_failed():
+    few, enough = {"soak": m.soak(curve=[1], num=1)}, {"soak": m.soak(curve=[1])}
+    assert blocked(m.measurement(release=few, base=enough)) == {"soak.windows", "soak.fresh"}
+
+
+def test_a_base_whose_own_head_is_dead_is_no_yardstick():
+    dead = {"acceptance": m.acceptance([0, 0]), "soak": m.soak([0, 0])}
+    assert excused(m.measurement(release=dead, base=dead)) == DRAFTED | {"equality"}
+    alive = judged(m.measurement(base=dead))
+    assert alive["acceptance.position.0"].status == "anomalous"
+
+
+def test_counting_noise_alone_fails_nothing():
+    base = {"acceptance": m.acceptance([0.5], num=60)}
+    near = judged(m.measurement(base=base, release={"acceptance": m.acceptance([0.4], num=60)}))
+    assert near["acceptance.position.0"].status == "passed"
+    assert near["acceptance.position.0"].value < 0.85
+    assert "within counting noise" in near["acceptance.position.0"].detail
+    far = judged(m.measurement(base=base, release={"acceptance": m.acceptance([0.2], num=60)}))
+    assert far["acceptance.position.0"].status == "failed"
