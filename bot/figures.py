@@ -30,6 +30,17 @@ def percent(share: float) -> str:
     return f"{share * 100:.1f}%"
 
 
+def change(share: float) -> str:
+    """`0.0186` → `+1.86%`; a loss of a fifth, `-0.2`, → `−20.00%`."""
+    sign = "+" if share >= 0 else "\N{MINUS SIGN}"
+    return f"{sign}{abs(share) * 100:.2f}%"
+
+
+def nats(value: float) -> str:
+    """A divergence: `0.0213`, and from a thousandth down three figures, `0.000217` or `1.37e-05`."""
+    return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.3g}"
+
+
 def fixed(value: float, digits: int = 3) -> str:
     """`0.1098` → `0.110`."""
     return f"{value:.{digits}f}"
@@ -63,19 +74,20 @@ def forms(evidence: Any) -> set[str]:
         if isinstance(value, str):
             found.update(numbers(value))
             continue
-        shown = [str(value), gib(value), percent(value), seconds(value), f"{value:g}"]
-        shown += [fixed(value, digits) for digits in range(5)]
+        shown = [str(value), gib(value), percent(value), change(value), nats(value), seconds(value)]
+        shown += [f"{value:g}", *(fixed(value, digits) for digits in range(5))]
         for text in shown:
-            found.update(numbers(text))
+            found.update(each.lstrip("-\N{MINUS SIGN}") for each in numbers(text))
     return found
 
 
 def _leaves(value: Any) -> Iterator[Any]:
+    """Every value, name and length; token ids are names of words, not figures."""
     if isinstance(value, dict):
         yield len(value)
         for key, each in value.items():
             yield key
-            yield from _leaves(each)
+            yield from [] if key == "tokens" and isinstance(each, list) else _leaves(each)
     elif isinstance(value, list):
         yield len(value)
         for each in value:
