@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     repair.add_argument("path", type=Path, metavar="PATH", help="the checkpoint's folder")
     repair.add_argument("--base", metavar="SRC", help="the base: a folder or org/name[@revision]")
     repair.add_argument("--recipe", required=True, metavar="NAME")
+    command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
     _recipes_parser(subcommands, common)
     _hub_parser(subcommands, common)
     return parser

@@ -235,6 +235,21 @@ def repair(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """`release-bot doctor`: exit 0 whenever it could look; `usable` says whether anything can be done."""
+    from bot import config, doctor, recipe
+    from bot.edges import checkup
+
+    report = doctor.examine(checkup.collect(config.load()), [recipe.load(name) for name in recipe.names()])
+    if arguments.json:
+        print_json(report.model_dump(mode="json"))
+        return 0
+    print(log.table(["", "what", "why, and what to do"], doctor.finding_rows(report)), end="\n\n")
+    columns = ["recipe", "quantize", "serve", "speed", "largest base", "why"]
+    print(log.table(columns, doctor.recipe_rows(report)))
+    return 0
+
+
 def recipes_list(arguments: argparse.Namespace) -> int:
     from bot import recipe
 

@@ -176,11 +176,16 @@ def for_card(subject: SubjectFacts, *, drafting: bool) -> list[Quirk]:
 
 def emulation(engine: EngineFacts, packing: str) -> str | None:
     """Why this machine cannot run `packing` natively, or None when it can (or nothing is known of it)."""
+    return lacking(packing, device=engine.device, compute_capability=engine.compute_capability)
+
+
+def lacking(packing: str, *, device: Literal["cpu", "cuda"], compute_capability: str | None) -> str | None:
+    """`emulation`, of a machine whose engine need not be there yet."""
     for each in _shipped().native:
         if _matches(packing, each.packings):
-            if engine.device == "cpu":
+            if device == "cpu":
                 return f"a CPU has no {each.needs}; the weights are dequantized"
-            if not _within(engine.compute_capability, each.compute_capability):
-                have = engine.compute_capability or "unknown"
+            if not _within(compute_capability, each.compute_capability):
+                have = compute_capability or "unknown"
                 return f"it needs {each.needs}; this GPU's compute capability is {have}"
     return None
