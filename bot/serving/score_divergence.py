@@ -47,7 +47,7 @@ def keep(job: ScoreJob, text: Text, scorer: Scorer, report: Report) -> store.Con
     assert job.store_file is not None
     windows = compared_windows(job, text.ids)
     num_rows = sum(each.num_scored for each in windows)
-    kind, k = store.kind_for(num_rows, job.vocab_size)
+    kind, k = store.kind_for(num_rows, job.vocab_size, max_full_bytes=job.max_full_bytes)
     contents = store.Contents(
         kind=kind,
         k=k,

@@ -31,6 +31,7 @@ class ScoreJob(Model):
     divergence_file: str | None
     store_file: str | None
     store_is: Literal["written", "read"]
+    max_full_bytes: int
     reference: Identity
     result_file: str
 

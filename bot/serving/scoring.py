@@ -25,8 +25,10 @@ from bot.measurements import Divergence, Perplexity
 from bot.models import read_json
 from bot.serving import bootstrap, divergence, evaluation_text, perplexity, score_process, store
 from bot.serving.command import engine_arguments
+from bot.serving.engine import Engine
 from bot.serving.examination import Examination
 from bot.serving.score_job import ScoreJob, ScoreResult
+from bot.serving.subject import Subject
 
 SPARE_TOKENS = 256  # of context beyond a window: the engine keeps one for an answer
 
@@ -102,7 +104,7 @@ def _job(x: Examination) -> ScoreJob:
     return ScoreJob(
         folder=str(x.subject.folder.resolve()),
         name=x.subject.facts.name,
-        engine_arguments=_arguments(x),
+        engine_arguments=arguments(x.subject, x.engine, window_tokens=plan.window_tokens),
         vocab_size=x.subject.vocab_size,
         rows_file=str(_rows_file(x).resolve()),
         where=evaluation_text.where(plan),
@@ -114,25 +116,29 @@ def _job(x: Examination) -> ScoreJob:
         divergence_file=str(_arrays(x, "divergence")) if wants_divergence else None,
         store_file=str(_store_path(base)) if wants_divergence or owes_store else None,
         store_is="read" if x.reference else "written",
+        max_full_bytes=store.MAX_FULL_BYTES,
         reference=_identity(base),
         result_file=str((x.logs / "score-result.json").resolve()),
     )
 
 
-def _arguments(x: Examination) -> dict[str, Any]:
-    """The server's own settings, with room for one window and any number of log-probabilities."""
-    window, limit = x.evaluation.window_tokens, x.subject.max_position_embeddings
-    if window >= limit:
+def arguments(subject: Subject, engine: Engine, *, window_tokens: int) -> dict[str, Any]:
+    """The server's own settings for `vllm.LLM`, with room for one window and any number of log-probabilities.
+
+    Raises InputError for a window that the model's context does not hold.
+    """
+    limit = subject.max_position_embeddings
+    if window_tokens >= limit:
         raise InputError(
-            f"a window of {window:,} tokens leaves no room in a context of {limit:,}",
-            where=x.subject.facts.name,
+            f"a window of {window_tokens:,} tokens leaves no room in a context of {limit:,}",
+            where=subject.facts.name,
             why="the engine keeps one token of the context for an answer",
             fix="lower evaluation.window_tokens",
         )
     return {
-        **engine_arguments(x.subject, x.engine),
-        "model": str(x.subject.folder.resolve()),
-        "max_model_len": min(window + SPARE_TOKENS, limit),
+        **engine_arguments(subject, engine),
+        "model": str(subject.folder.resolve()),
+        "max_model_len": min(window_tokens + SPARE_TOKENS, limit),
         "max_logprobs": -1,
         "seed": 0,
     }

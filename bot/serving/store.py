@@ -73,9 +73,9 @@ class Store:
     arrays: dict[str, NDArray[Any]]
 
 
-def kind_for(num_rows: int, vocab_size: int) -> tuple[Kind, int]:
+def kind_for(num_rows: int, vocab_size: int, *, max_full_bytes: int) -> tuple[Kind, int]:
     """How much of the base's distribution is kept, and for how many tokens a position."""
-    if num_rows * vocab_size * 4 <= MAX_FULL_BYTES:
+    if num_rows * vocab_size * 4 <= max_full_bytes:
         return "full", vocab_size
     return "lower_bound", min(TOP_K, vocab_size)
 

@@ -1,4 +1,4 @@
-"""`make bench`: how quick the command line starts; reading and repairing a 20 GB checkpoint."""
+"""`make bench`: the command line's start, reading and repairing a 20 GB checkpoint, perplexity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests.bench import bench_checkpoint
+from tests.bench import bench_checkpoint, bench_perplexity
 
 RUNS = 7
 
@@ -36,6 +36,8 @@ def main() -> None:
         print(f"{label:42}{seconds:9.3f}{seconds / bare:16.1f}")
     print()
     bench_checkpoint.main()
+    print()
+    bench_perplexity.main()
 
 
 if __name__ == "__main__":
