@@ -21,6 +21,7 @@ from bot.checkpoint.hub import HubSource
 from bot.edges.hub import Hub, RepoState
 from bot.errors import InputError
 from bot.measurements import EngineFacts
+from bot.models import Hardware
 
 SUFFIX: Final = "-FP8"
 MAX_AGE: Final = timedelta(hours=24)
@@ -34,6 +35,18 @@ NETWORK: Final = (
     "num_key_value_heads",
     "vocab_size",
 )
+
+# Fields of EngineFacts that make another engine, and what a reader calls them.
+DIFFERENCES: Final = {
+    "package": "engines",
+    "version": "engine versions",
+    "device": "kinds of device",
+    "environment_digest": "engine environments",
+    "torch": "builds of torch",
+    "transformers": "versions of transformers",
+    "driver": "drivers",
+    "compute_capability": "compute capabilities",
+}
 
 Config = Mapping[str, Any]
 
@@ -81,14 +94,16 @@ def not_its_fp8(base_repo_id: str, base_config: Config, state: RepoState, config
 
 def _names(value: object) -> list[str]:
     """`base_model` of a card: one name, or a list of them."""
-    return [value] if isinstance(value, str) else [str(each) for each in value or ()]  # type: ignore[attr-defined]
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    return [value] if isinstance(value, str) else []
 
 
 def _field(config: Config, name: str) -> object:
     """A field of the config, or of its language model's section."""
     text = config.get("text_config")
-    inner = text.get(name) if isinstance(text, Mapping) else None
-    return config.get(name, inner) if name in ("model_type", "architectures") else inner or config.get(name)
+    inner = text if name in NETWORK and isinstance(text, Mapping) else {}
+    return inner.get(name, config.get(name))
 
 
 def _config(repo_id: str, revision: str | None, hub: Hub) -> dict[str, Any]:
@@ -102,19 +117,14 @@ def _config(repo_id: str, revision: str | None, hub: Hub) -> dict[str, Any]:
 
 def comparable(a: EngineFacts, b: EngineFacts) -> str | None:
     """Why figures measured under `a` may not stand beside those under `b`; None when they may."""
-    for what, field in (
-        ("engines", "package"),
-        ("engine versions", "version"),
-        ("engine environments", "environment_digest"),
-        ("builds of torch", "torch"),
-        ("kinds of device", "device"),
-        ("drivers", "driver"),
-        ("compute capabilities", "compute_capability"),
-        ("machines", "hardware"),
-    ):
+    for field, what in DIFFERENCES.items():
         one, other = getattr(a, field), getattr(b, field)
         if one != other:
             return f"they come from two {what}: {_shown(one)} and {_shown(other)}"
+    for field in Hardware.model_fields:
+        one, other = getattr(a.hardware, field), getattr(b.hardware, field)
+        if one != other:
+            return f"they come from two machines, whose {field} are {_shown(one)} and {_shown(other)}"
     return None
 
 

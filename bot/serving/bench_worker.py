@@ -90,11 +90,11 @@ def _make(runs: list[BenchRun], report: Report) -> None:
         serve.add_cli_args(parser)
         partial = f"{run.result_file}.partial"
         serve.main(parser.parse_args([*run.arguments, "--result-filename", partial]))
-        _accept(Path(partial), Path(run.result_file))
+        accept(Path(partial), Path(run.result_file))
         report.progress(done, run.title)
 
 
-def _accept(partial: Path, final: Path) -> None:
+def accept(partial: Path, final: Path) -> None:
     """Give a result its final name; RequestsFailed when a request of it was not answered."""
     result: dict[str, Any] = json.loads(partial.read_text(encoding="utf-8"))
     failed, answered = int(result["failed"]), int(result["completed"])

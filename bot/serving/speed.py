@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median as middle
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -43,28 +42,6 @@ STALL_S: Final = 900.0  # no request finished for so long: it hangs
 PROBE_S: Final = 60.0
 LOG_LINES: Final = 400
 
-Figure = Literal[
-    "output_tokens_per_s",
-    "total_tokens_per_s",
-    "ttft_ms",
-    "tpot_ms",
-    "itl_ms",
-    "ttft_p99_ms",
-    "tpot_p99_ms",
-    "itl_p99_ms",
-]
-
-
-def median(speed: Speed, figure: Figure) -> float:
-    """The median of a figure over the runs of one load."""
-    return float(middle(getattr(run, figure) for run in speed.runs))
-
-
-def spread(speed: Speed, figure: Figure) -> tuple[float, float]:
-    """The lowest and the highest of a figure over the runs of one load."""
-    values = [float(getattr(run, figure)) for run in speed.runs]
-    return min(values), max(values)
-
 
 # ── what is measured ───────────────────────────────────────────────────────────────────────
 
@@ -82,29 +59,34 @@ def measure(
 ) -> Speeds:
     """Every load of the plan on a running server; finished runs stay in `folder`.
 
-    `wall_s` is that of this call. Raises RecipeError when the plan does not fit into the context, EngineError
-    when the server died, hung (no request finished for `stall_s`) or refused requests, InfrastructureError
-    when the bench itself failed.
+    `wall_s` is that of this call, `started_at` not after the oldest run that is in a row. Raises RecipeError
+    when the plan does not fit into the context, EngineError when the server died, hung (no request finished
+    for `stall_s`) or refused requests, InfrastructureError when the bench itself failed.
     """
-    started, now = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    started, now = time.monotonic(), datetime.now(UTC)
     if subject.facts.emulated is not None:
-        return Speeds(rows=[], not_measured=subject.facts.emulated, command="", started_at=now, wall_s=0.0)
+        reason = subject.facts.emulated
+        return Speeds(rows=[], not_measured=reason, command="", started_at=_shown(now), wall_s=0.0)
     check_fits(plan, server.load.max_model_len)
     loads = plan_runs(plan, max_num_seqs=server.load.max_num_seqs, kinds=kinds)
-    kept = folder / _digest(loads, server.load, engine, subject)[:16]
+    kept = folder / digest_of(loads, server.load, engine, subject)[:16]
     target = Target(url=server.url, model=server.client.model, tokenizer=str(subject.folder))
-    if runs := _missing(loads, target, kept):
+    if runs := missing_runs(loads, target, kept):
         _bench(server, engine, runs, kept, stall_s)
     return Speeds(
         rows=[_row(load, kept, drafting=drafting) for load in loads],
         not_measured=None,
         command=shown_command(loads[0], subject.facts.name),
-        started_at=now,
+        started_at=_shown(min([now, *(_made_at(file) for file in _result_files(loads, kept))])),
         wall_s=time.monotonic() - started,
     )
 
 
-def _digest(loads: Sequence[BenchLoad], load: Load, engine: Engine, subject: Subject) -> str:
+def _shown(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")
+
+
+def digest_of(loads: Sequence[BenchLoad], load: Load, engine: Engine, subject: Subject) -> str:
     """sha256 over what a run's figures depend on."""
     overlay = [each.model_dump_json() for each in load.overlay]
     server = [load.command, overlay, load.drafting, load.max_model_len, load.max_num_seqs]
@@ -112,7 +94,7 @@ def _digest(loads: Sequence[BenchLoad], load: Load, engine: Engine, subject: Sub
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _missing(loads: Sequence[BenchLoad], target: Target, kept: Path) -> list[BenchRun]:
+def missing_runs(loads: Sequence[BenchLoad], target: Target, kept: Path) -> list[BenchRun]:
     """The runs that are not kept, each load's after a warm-up; writes the real prompts' files."""
     runs = []
     for load in loads:
@@ -140,9 +122,15 @@ def _result_file(kept: Path, load: BenchLoad, number: int) -> Path:
     return kept / f"{load.name}-{number}.json"
 
 
+def _result_files(loads: Sequence[BenchLoad], kept: Path) -> list[Path]:
+    return [_result_file(kept, load, number) for load in loads for number in range(1, load.num_runs + 1)]
+
+
+def _made_at(file: Path) -> datetime:
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)
+
+
 def _row(load: BenchLoad, kept: Path, *, drafting: bool) -> Speed:
-    files = [_result_file(kept, load, number) for number in range(1, load.num_runs + 1)]
-    results = [_kept(file) or _lost(file) for file in files]
     return Speed(
         dataset=load.dataset,
         drafting=drafting,
@@ -150,7 +138,7 @@ def _row(load: BenchLoad, kept: Path, *, drafting: bool) -> Speed:
         max_num_seqs=load.max_num_seqs,
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens,
-        runs=[_checked(load, each) for each in results],
+        runs=[_run(load, file) for file in _result_files([load], kept)],
     )
 
 
@@ -160,8 +148,7 @@ def _row(load: BenchLoad, kept: Path, *, drafting: bool) -> Speed:
 def _kept(file: Path) -> BenchResult | None:
     """The result in `file`; None when there is none, or it is older than speeds stay comparable."""
     try:
-        written_at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-        if not baselines.fresh(written_at.isoformat(), datetime.now(UTC)):
+        if not baselines.fresh(_made_at(file).isoformat(), datetime.now(UTC)):
             return None
         return BenchResult.model_validate_json(file.read_bytes())
     except FileNotFoundError:
@@ -171,14 +158,16 @@ def _kept(file: Path) -> BenchResult | None:
         return None
 
 
-def _lost(file: Path) -> BenchResult:
-    raise InfrastructureError("a run left no result", where=str(file), fix="look into bench.log beside it")
-
-
-def _checked(load: BenchLoad, result: BenchResult) -> SpeedRun:
-    """The figures of one run, which did all the work that its load is."""
+def _run(load: BenchLoad, file: Path) -> SpeedRun:
+    """The figures of one run; EngineError when it did less work than its load is."""
+    result = _kept(file)
+    if result is None:
+        raise InfrastructureError(
+            "a run left no result", where=str(file), fix="look into bench.log beside it, then run it again"
+        )
     asked = load.num_prompts * load.output_tokens
     if result.completed != load.num_prompts or result.total_output_tokens != asked:
+        file.unlink()
         raise EngineError(
             "refused_request",
             f"{load.name}: {result.completed} requests gave {result.total_output_tokens} tokens; "
