@@ -13,71 +13,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
+from rehearsed import ROOT, Rehearsed, bot
 from safetensors import safe_open
 
-from bot import config, localhub
 from bot import recipe as recipes
 from bot.demo.rehearsal import BASE, FIXTURE
-from bot.edges import environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = recipes.names()
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    home: Path
-    found: dict[str, Any]
-    hub: localhub.Running
-    api: HfApi
-
-    def environment(self) -> dict[str, str]:
-        """What a process needs to work on this Hub."""
-        own = {"RELEASE_BOT_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "HF_TOKEN": self.hub.token}
-        return {**os.environ, **own}
-
-    def release(self, name: str) -> dict[str, Any]:
-        return next(each for each in self.found["releases"] if each["recipe"] == name)
-
-    def snapshot(self, name: str) -> Path:
-        repo = self.release(name)["target_repo"]
-        return Path(self.api.snapshot_download(repo, local_dir=self.home / "published" / name))
-
-
-def bot(home: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "RELEASE_BOT_HOME": str(home), **env}
-    for name in ("RELEASE_BOT_HF_HOME", "HF_HOME"):
-        variables.pop(name)
-    command = [sys.executable, "-m", "bot", *argv]
-    return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=2000, check=False
-    )
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of its own that shares the checkout's environments: they take minutes to build."""
-    kept = config.load(ROOT).home
-    environment.ensure("quantize-cpu", kept)
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "envs").symlink_to(kept.resolve() / "envs")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def demo(home: Path) -> Iterator[Rehearsed]:
-    done = bot(home, "demo", "--json")
-    assert done.returncode == 0, done.stderr[-6000:]
-    with localhub.running(home / "demo" / "hub") as hub:
-        yield Rehearsed(home, json.loads(done.stdout), hub, HfApi(endpoint=hub.url, token=hub.token))
 
 
 def tensors(folder: Path) -> dict[str, tuple[Path, str]]:
