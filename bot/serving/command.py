@@ -170,7 +170,7 @@ def _of_subject(subject: Subject, engine: Engine, *, drafting: bool) -> list[Ove
 
 
 def _on_cpu(subject: Subject, engine: Engine) -> list[OverlayItem]:
-    items = [
+    return [
         _argument(
             "--enforce-eager", "", "compiling for a CPU takes minutes and is no part of what is checked"
         ),
@@ -180,11 +180,6 @@ def _on_cpu(subject: Subject, engine: Engine) -> list[OverlayItem]:
             "on a CPU the cache takes main memory, most of it when nothing is said",
         ),
     ]
-    if subject.serve.dtype == "float16":
-        items.append(
-            _argument("--dtype", "bfloat16", "the linear-attention kernels for a CPU know bfloat16 only")
-        )
-    return items
 
 
 def kv_cache_bytes(subject: Subject, engine: Engine) -> int:

@@ -63,6 +63,12 @@ _FREE_MEMORY = "free memory on this machine, or lower max_model_len in the recip
 
 SYMPTOMS: Final = (
     Symptom(
+        words=r"Following weights were not initialized from checkpoint.*\bpre_fc_norm_",
+        kind="weights_missing",
+        why="they are the MTP head's, which the engine calls `model.` too; the index does not lead to them",
+        fix="`release-bot repair` brings the head back from the base",
+    ),
+    Symptom(
         words=r"Following weights were not initialized from checkpoint",
         kind="weights_missing",
         why="the model has these parameters and the checkpoint's index does not lead to them",
@@ -263,7 +269,7 @@ def cause(lines: Lines) -> str:
 
 
 def _said(text: str) -> str:
-    return text.strip().removeprefix("Value error, ")
+    return _cut(text.strip().removeprefix("Value error, "))
 
 
 def tail(lines: Lines) -> list[str]:
@@ -280,7 +286,7 @@ def tail(lines: Lines) -> list[str]:
         if text.strip() and not text[0].isspace() and not _HEADER.match(text) and not _NOISE.search(text):
             before.append(text)
     room = min(TAIL_LINES - len(telling), CONTEXT_LINES) if telling else TAIL_LINES
-    return list(dict.fromkeys(before))[::-1][:room][::-1] + telling
+    return [_cut(text) for text in list(dict.fromkeys(before))[::-1][:room][::-1] + telling]
 
 
 def _telling(lines: Lines) -> list[str]:
@@ -309,9 +315,13 @@ def _split(line: str) -> tuple[str | None, str]:
 
 
 def masked(text: str) -> str:
-    """`text` cut to a readable length, without secrets and without the folders of this machine."""
+    """`text` without secrets and without the folders of this machine."""
     text = _LISTS.sub("", _SECRET.sub("***", log.redact(text)))
-    text = _PATH.sub(lambda m: "…/" + _shown(m[0]), text)
+    return _PATH.sub(lambda m: "…/" + _shown(m[0]), text)
+
+
+def _cut(text: str) -> str:
+    """`text` in a readable length."""
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
 
 

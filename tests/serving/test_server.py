@@ -267,7 +267,7 @@ def of_another_architecture(folder: Path) -> None:
         (cut_off, "did_not_load", "SafetensorError"),
         (turned, "did_not_load", "exceeds dimension size"),
         (of_another_architecture, "unsupported", "Qwen9ForConditionalGeneration"),
-        (rigged.break_mtp_missing, "weights_missing", "mtp"),
+        (rigged.break_mtp_missing, "weights_missing", "not initialized from checkpoint"),
     ],
 )
 def test_a_broken_checkpoint_is_not_servable(
@@ -284,6 +284,7 @@ def test_a_broken_checkpoint_is_not_servable(
     assert caught.value.kind == kind
     assert words in caught.value.what
     assert caught.value.log_tail
+    assert ("MTP head" in caught.value.why) == (kind == "weights_missing")
     assert str(tmp_path) not in "\n".join([caught.value.what, *caught.value.log_tail])
 
 

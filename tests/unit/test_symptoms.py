@@ -72,6 +72,15 @@ CHECKPOINT = {
         "weights_missing",
         "model.norm.weight",
     ),
+    "mtp_missing": (
+        worker_log(
+            "ValueError: Following weights were not initialized from checkpoint: {"
+            + ", ".join(f"'model.layers.0.self_attn.part_{i}.weight'" for i in range(12))
+            + ", 'model.pre_fc_norm_hidden.weight'}"
+        ),
+        "weights_missing",
+        "model.layers.0.self_attn.part_1.weight",
+    ),
     "truncated": (
         worker_log(
             "safetensors._safetensors_rust.SafetensorError: Error while deserializing header: incomplete "
@@ -216,6 +225,11 @@ def test_the_tail_is_short_and_shows_nothing_of_this_machine(name: str) -> None:
     text = "\n".join(tail)
     for unwanted in ("/data/", "/opt/", "pid=", "^^^", "Traceback", "ulimit", "See root cause above"):
         assert unwanted not in text
+
+
+def test_a_missing_mtp_head_is_called_by_its_name() -> None:
+    assert "MTP head" in at_start(CHECKPOINT["mtp_missing"][0]).why
+    assert "MTP head" not in at_start(CHECKPOINT["norm_missing"][0]).why
 
 
 def test_a_warning_that_quotes_an_error_is_none() -> None:
