@@ -86,20 +86,24 @@ class Child:
 
     def sample_memory(self) -> None:
         """Look at the process tree's memory now."""
-        now = sum(_status_bytes(pid, "VmRSS") for pid in supervisor.descendants(self.pid))
-        highest = max((_status_bytes(pid, "VmHWM") for pid in supervisor.descendants(self.pid)), default=0)
+        held = [_memory_bytes(pid) for pid in supervisor.descendants(self.pid)]
+        now = sum(resident for resident, _ in held)
+        highest = max((peak for _, peak in held), default=0)
         self.peak_memory_bytes = max(self.peak_memory_bytes, now, highest)
 
 
-def _status_bytes(pid: int, name: str) -> int:
+def _memory_bytes(pid: int) -> tuple[int, int]:
+    """What a process holds now, and the most that it ever held; zeros for one that is gone."""
+    found = {"VmRSS": 0, "VmHWM": 0}
     with (
         contextlib.suppress(OSError, ValueError),
         open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f,
     ):
         for line in f:
-            if line.startswith(name + ":"):
-                return int(line.split()[1]) * 1024
-    return 0
+            name = line.partition(":")[0]
+            if name in found:
+                found[name] = int(line.split()[1]) * 1024
+    return found["VmRSS"], found["VmHWM"]
 
 
 def oom_kills() -> int | None:
