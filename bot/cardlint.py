@@ -4,7 +4,9 @@ A card is compared line by line with the card that its evidence renders to. Revi
 prose; they may not add or change a line that holds a figure, an image, a link or HTML, nor take
 away or move a heading, a table row, a quote, a list item, a bold statement, a plot or a figure.
 The rendered card is checked too: a figure in the template or in a recipe's prose that no value
-in evidence can take (`figures.forms`) refuses it. Not covered: figures spelled out in words.
+in evidence, nor one derived from it, can take (`figures.forms`) refuses it. Lines of a fenced block
+that stand as rendered may hold what elsewhere is a placeholder: an engine's log, a model's answer.
+Not covered: figures spelled out in words.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +85,7 @@ def lint_file(path: Path) -> list[str]:
     """
     from bot.evidence import Evidence
     from bot.models import read_json
-    from bot.stages.card import render
+    from bot.stages.card import known_figures, render
 
     text = read(path)
     evidence_path = path.with_name("evidence.json")
@@ -90,21 +93,23 @@ def lint_file(path: Path) -> list[str]:
         _, problems = _metadata(text)
         return [*problems, *_placeholder_problems(text), "evidence.json is missing beside the card"]
     evidence = read_json(evidence_path, Evidence)
-    return lint(text, evidence.model_dump(mode="json"), rendered=render(evidence))
+    return lint(text, known=known_figures(evidence), rendered=render(evidence))
 
 
-def lint(text: str, evidence: dict[str, Any], *, rendered: str) -> list[str]:
-    """Every problem of card `text`, whose `evidence` renders to `rendered`; empty when it holds."""
+def lint(text: str, *, known: set[str], rendered: str) -> list[str]:
+    """Every problem of card `text`, whose evidence renders to `rendered`; empty when it holds.
+
+    `known` are the numbers that it may print.
+    """
     metadata, problems = _metadata(text)
     if metadata is not None:
         expected = _metadata(rendered)[0] or {}
         keys = sorted(map(str, metadata.keys() | expected.keys()))
         wrong = [key for key in keys if key not in metadata or metadata[key] != expected.get(key)]
         problems += [f"metadata {key} is not what the evidence says" for key in wrong]
-    known = figures.forms(evidence)
     return [
         *problems,
-        *_placeholder_problems(text),
+        *_placeholder_problems(text, rendered),
         *_unknown_figures(rendered, known),
         *_added_lines(text, rendered, known),
         *_missing_lines(text, rendered),
@@ -144,13 +149,27 @@ def _metadata(text: str) -> tuple[dict[Any, Any] | None, list[str]]:
     return found, problems
 
 
-def _placeholder_problems(text: str) -> list[str]:
+def _fenced_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Number and text of every line inside a fenced block."""
+    inside = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.startswith("```"):
+            inside = not inside
+        elif inside:
+            yield number, line
+
+
+def _placeholder_problems(text: str, rendered: str = "") -> list[str]:
+    """Placeholders in `text`; a line in a fence that is rendered so too quotes a log or a model."""
+    quoted = {line for _, line in _fenced_lines(rendered)}
+    exempt = {number for number, line in _fenced_lines(text) if line in quoted}
     problems = []
     for number, line in enumerate(text.split("\n"), 1):
         shown = re.sub(r"\\([^\w\s]|_)", r"\1", line)
         problems += [
             f"line {number}: placeholder {match['bare'] or match[0].strip()!r}"
             for match in PLACEHOLDERS.finditer(shown)
+            if number not in exempt
         ]
     return problems
 

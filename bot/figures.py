@@ -41,6 +41,11 @@ def nats(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.001 or not value else f"{value:.3g}"
 
 
+def short(value: float) -> str:
+    """A figure of any kind in four digits, as gates show it: `0.9871`, `1.204e+04`."""
+    return f"{value:.4g}"
+
+
 def fixed(value: float, digits: int = 3) -> str:
     """`0.1098` → `0.110`."""
     return f"{value:.{digits}f}"
@@ -75,7 +80,7 @@ def forms(evidence: Any) -> set[str]:
             found.update(numbers(value))
             continue
         shown = [str(value), gib(value), percent(value), change(value), nats(value), seconds(value)]
-        shown += [f"{value:g}", *(fixed(value, digits) for digits in range(5))]
+        shown += [f"{value:g}", short(value), *(fixed(value, digits) for digits in range(5))]
         for text in shown:
             found.update(each.lstrip("-\N{MINUS SIGN}") for each in numbers(text))
     return found

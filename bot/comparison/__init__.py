@@ -26,7 +26,7 @@ from bot.comparison.model import (
     Speedup,
     Spread,
 )
-from bot.comparison.sides import Weights, side
+from bot.comparison.sides import Weights, side, why_absent
 from bot.comparison.tables import COLUMNS, Table, examined_rows, headline_table, rows
 from bot.evidence import Evidence, Sibling
 from bot.measurements import Examined
@@ -49,6 +49,7 @@ __all__ = [
     "headline_table",
     "of",
     "rows",
+    "why_absent",
 ]
 
 

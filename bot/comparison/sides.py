@@ -130,29 +130,28 @@ def _speeds(found: Speeds | None, base: Speeds | None) -> list[SpeedFigures]:
 
 # ── why a figure is absent ─────────────────────────────────────────────────────────────────
 
+_DRAFTED = ("acceptance", "soak", "equality", "load_plain", "speed_plain")
+
 
 def _absent(
     kind: SideKind, found: Examined, weights: Weights | None, told: Mapping[str, str]
 ) -> dict[str, str]:
     """Why each missing group of figures is missing."""
-    reasons = {}
-    if weights is None:
-        reasons["size"] = "its tensors were not counted"
-    if found.perplexity is None:
-        reasons["perplexity"] = _reason(kind, "perplexity", found, told)
-    if found.divergence is None:
-        same = kind == "base"
-        reasons["divergence"] = (
-            "it is what divergence is counted from" if same else _reason(kind, "divergence", found, told)
-        )
-    if found.acceptance is None:
-        reasons["acceptance"] = _undrafted(found) or _reason(kind, "acceptance", found, told)
+    missing = [part for part in ("perplexity", "divergence", "acceptance") if getattr(found, part) is None]
     if not (found.speed and found.speed.rows):
-        reasons["speed"] = _no_speed(found) or _reason(kind, "speed", found, told)
-    return reasons
+        missing.append("speed")
+    size = {} if weights else {"size": "its tensors were not counted"}
+    return size | {part: why_absent(kind, part, found, told) for part in missing}
 
 
-def _reason(kind: SideKind, part: str, found: Examined, told: Mapping[str, str]) -> str:
+def why_absent(kind: SideKind, part: str, found: Examined, told: Mapping[str, str]) -> str:
+    """Why `found` has no part of this name; `told` are the reasons that the run gave, by path or role."""
+    if kind == "base" and part == "divergence":
+        return "it is what divergence is counted from"
+    if part in _DRAFTED and (reason := _undrafted(found)):
+        return reason
+    if part.startswith("speed") and (reason := _no_speed(found)):
+        return reason
     failed = NOT_SERVED[found.failure.kind] if found.failure else None
     return told.get(f"{kind}.{part}") or failed or told.get(kind) or "it was left out of this run"
 
@@ -168,5 +167,5 @@ def _undrafted(found: Examined) -> str | None:
 
 def _no_speed(found: Examined) -> str | None:
     if found.subject.emulated:
-        return f"emulated: {found.subject.emulated}"
+        return f"this machine only emulates the format ({found.subject.emulated})"
     return found.speed.not_measured if found.speed else None

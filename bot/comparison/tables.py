@@ -47,10 +47,10 @@ def headline_table(found: Comparison) -> Table:
     drafted = any(each.acceptance_length is not None for each in sides)
     percent = found.interval_percent
     rows = [
-        ("size", [_size(each) for each in sides]),
+        ("size (of the base's)", [_size(each) for each in sides]),
         ("bits per weight, all", [_bits(each.bits_per_weight, each) for each in sides]),
         ("bits per weight, quantized part", [_quantized_bits(each) for each in sides]),
-        ("perplexity, ± standard error", [_ppl(each) for each in sides]),
+        ("perplexity ± standard error (change)", [_ppl(each) for each in sides]),
         (f"KL divergence from the base, nats, {percent}% interval", [_kld(each) for each in sides]),
         ("same likeliest token as the base", [_top1(each) for each in sides]),
         ("tokens a forward pass yields (drafts accepted)", [_accepted(each) for each in sides]),
@@ -58,7 +58,7 @@ def headline_table(found: Comparison) -> Table:
     if drafted:
         rows.append(("drafts accepted, by position", [_positions(each) for each in sides]))
     for count in streams:
-        name = f"tokens/s, {count} stream{'s' if count > 1 else ''}"
+        name = f"tokens/s, {count} stream{'s' if count > 1 else ''} (over the base)"
         rows.append((name, [_speed(each, count) for each in sides]))
     if not streams:
         rows.append(("tokens/s", [_speed(each, 0) for each in sides]))
@@ -81,7 +81,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
 
 
 def _over_base(value: float | None) -> str:
-    return "" if value is None else f" ({figures.percent(value)} of the base)"
+    return "" if value is None else f" ({figures.percent(value)})"
 
 
 def _size(one: Side) -> str:
@@ -143,7 +143,7 @@ def _speed(one: Side, streams: int) -> str:
     found = next((each for each in _random(one) if each.streams == streams), None)
     if found is None:
         return NOT_MEASURED
-    over = "" if found.ratio is None else f" ({figures.fixed(found.ratio, 2)} × base)"
+    over = "" if found.ratio is None else f" ({figures.fixed(found.ratio, 2)}×)"
     return figures.fixed(found.tokens_per_s.median, 1) + over
 
 

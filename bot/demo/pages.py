@@ -1,6 +1,7 @@
 """Self-contained HTML pages of rendered cards: what the demo shows at its end, without a server.
 
-Cards are text from outside here too: raw HTML in them is shown, not run, and plots are embedded.
+Cards are text from outside here too: raw HTML in them is shown, not run, and plots are embedded. Of a plot's
+two pictures the page shows the one for its own theme, as the Hub does.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from bot.models import write_atomically
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #d8dee4; --soft: #f6f8fa; }
-@media (prefers-color-scheme: dark) { :root { --line: #3d444d; --soft: #21262d; } img { background: #fff; } }
-body { font: 16px/1.6 system-ui, sans-serif; max-width: 58rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #3d444d; --soft: #21262d; } body { background: #0d1117; color: #e6edf3; }
+}
+img[src$="#hf-dark-mode-only"] { display: none; }
+@media (prefers-color-scheme: dark) {
+  img[src$="#hf-light-mode-only"] { display: none; } img[src$="#hf-dark-mode-only"] { display: inline; }
+}
+body { font: 16px/1.6 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; font-size: .92em;
+  font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th { background: var(--soft); } img { max-width: 100%; border-radius: 6px; }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 4px; font-size: .9em; }
@@ -43,7 +51,9 @@ def write_card(card: Path, target: Path, title: str) -> Path:
         file = (card / source).resolve()
         if not file.is_relative_to(card.resolve()) or file.suffix != ".png" or not file.is_file():
             return ""
-        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        theme = "dark" if file.stem.endswith("-dark") else "light"
+        data = base64.b64encode(file.read_bytes()).decode()
+        return f"data:image/png;base64,{data}#hf-{theme}-mode-only"
 
     text = (card / "README.md").read_text(encoding="utf-8")
     # markdown-it refuses data: images in text, so images are addressed after parsing.

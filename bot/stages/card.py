@@ -1,7 +1,8 @@
 """Card: README.md, evidence.json and plots, from evidence alone.
 
-Text from outside (model names, data set ids, tool messages) is escaped where it enters the
-Markdown; the YAML block is written by a YAML writer and never by the template.
+Figures that follow from several others come from `bot.comparison`. Text from outside (names of models and
+data sets, tool messages, answers) is escaped by the filters of `bot.cardtext` where it enters the Markdown;
+the YAML block is written by a YAML writer and never by the template.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +18,17 @@ from urllib.parse import quote
 import jinja2
 import yaml
 
-from bot import cardlint, figures, plots
-from bot.evidence import Evidence
+from bot import cardlimits, cardlint, cardtext, comparison, figures, plots
+from bot.cardexamples import card_examples, loader
+from bot.comparison import Comparison
+from bot.evidence import Evidence, GateResult
 from bot.models import ParameterUse, Release, read_json, write_json
+from bot.plots.theme import DARK, LIGHT
 from bot.recipe import Recipe
+from bot.serving import quirks
+from bot.stages import gate
+
+__all__ = ["card_examples", "check", "command", "known_figures", "metadata", "render", "render_to"]
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
 PART_NAMES = {
@@ -32,6 +39,8 @@ PART_NAMES = {
     "mtp": "MTP head",
 }
 HUB = "https://huggingface.co"
+# The Hub's own marks for an image that is for one of its two themes (docs: model cards, FAQ).
+ONLY_LIGHT, ONLY_DARK = "#hf-light-mode-only", "#hf-dark-mode-only"
 
 
 def render(evidence: Evidence) -> str:
@@ -43,18 +52,21 @@ def render(evidence: Evidence) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        md=markdown,
-        code=code,
-        fenced=fenced,
-        url=url,
+        md=cardtext.markdown,
+        code=cardtext.code,
+        fenced=cardtext.fenced,
+        url=cardtext.url,
         gib=figures.gib,
         count=figures.count,
         percent=figures.percent,
+        change=figures.change,
+        nats=figures.nats,
+        short=figures.short,
         fixed=figures.fixed,
         seconds=figures.seconds,
         plain=figures.plain,
     )
-    body = environment.get_template("card.md.j2").render(_context(evidence))
+    body = environment.get_template("card.md.j2").render(_context(evidence, comparison.of(evidence)))
     body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
     return f"---\n{metadata(evidence)}---\n\n{body}"
 
@@ -81,6 +93,14 @@ def metadata(evidence: Evidence) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def known_figures(evidence: Evidence) -> set[str]:
+    """Every number that this card may print: of evidence, of what follows from it, and of shipped text."""
+    shipped = [*card_examples(evidence).values(), *(each.card or "" for each in _quirks(evidence))]
+    shipped += [each.affected for each in _quirks(evidence)]
+    derived = comparison.of(evidence).model_dump(mode="json")
+    return figures.forms([evidence.model_dump(mode="json"), derived, shipped])
+
+
 def command(release: Release) -> str:
     """The command that makes this release again."""
     base = f"{release.base.repo_id}@{release.base.revision}"
@@ -94,17 +114,92 @@ def component_name(part: str, packed: bool) -> str:
     return "quantized Linear layers" if packed and part == "language" else PART_NAMES[part]
 
 
-def _context(evidence: Evidence) -> dict[str, Any]:
-    report = evidence.audit.report
-    recipe = Recipe.model_validate(evidence.release.recipe)
-    base = evidence.base
+# ── what the template is given ─────────────────────────────────────────────────────────────
+
+
+def _context(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
     return {
         "name": evidence.release.target_repo.split("/")[1],
-        "prose": recipe.card,
+        "prose": Recipe.model_validate(evidence.release.recipe).card,
         "release": evidence.release,
-        "base": base,
-        "base_bits_per_weight": base.tensor_bytes * 8 / base.num_parameters,
-        "base_link": _base_link(evidence.release),
+        "base": evidence.base,
+        "base_link": _link(evidence.release, evidence.release.base.repo_id),
+        "command": command(evidence.release),
+        "quantize": evidence.quantize,
+        "upload": evidence.upload,
+        "has_gpu": evidence.measurement.release.engine.hardware.gpu is not None,
+        "limits": cardlimits.limits(evidence, compared),
+        "plots": _plots(evidence, compared),
+        **_measured(evidence, compared),
+        **_use(evidence, compared),
+        **_gates(evidence),
+        **_weights(evidence),
+    }
+
+
+def _measured(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
+    found = evidence.measurement
+
+    def why(part: str) -> str:
+        return comparison.why_absent("release", part, found.release, found.not_measured)
+
+    return {
+        "own": found.release,
+        "head": found.base,
+        "compared": compared,
+        "table": comparison.headline_table(compared),
+        "why": why,
+        "soak_rows": [(_soak_name(each), each) for each in compared.soak],
+    }
+
+
+def _soak_name(point: comparison.SoakPoint) -> str:
+    names = {"opening": "opening prompts", "fresh": "the same prompts afterwards"}
+    return names.get(point.where) or f"at {figures.count(point.context_tokens)} tokens"
+
+
+def _use(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
+    headlines = [(evidence.release.recipe_name, Recipe.model_validate(evidence.release.recipe).card.headline)]
+    headlines += [(each.recipe_name, each.headline) for each in evidence.siblings]
+    links = {each.recipe_name: _link(evidence.release, each.repo_id) for each in evidence.siblings}
+    return {
+        "examples": card_examples(evidence),
+        "loader": loader(evidence),
+        "quirks": _quirks(evidence),
+        "choices": [(name, headline, links.get(name)) for name, headline in headlines],
+    }
+
+
+def _quirks(evidence: Evidence) -> list[quirks.Quirk]:
+    """What engines do that readers of this card should know."""
+    load = evidence.measurement.release.load
+    return quirks.for_card(evidence.measurement.release.subject, drafting=load is None or load.drafting)
+
+
+def _gates(evidence: Evidence) -> dict[str, Any]:
+    found = evidence.gates
+    held_back = [each for each in found.results if each.status in gate.BLOCKING]
+    return {
+        "gates": found,
+        "blocking": gate.blocking(found),
+        "held_back": [_gate_line(each) for each in held_back],
+        "num_gates_passed": sum(each.status == "passed" for each in found.results),
+        "not_asked": [_gate_line(each) for each in found.results if each.status == "not_applicable"],
+    }
+
+
+def _gate_line(result: GateResult) -> str:
+    """One line of a text block: what a gate saw may hold a model's answer, which is no Markdown."""
+    verdict = result.status.replace("_", " ")
+    figure = "" if result.value is None else f" ({figures.short(result.value)}"
+    limit = "" if result.limit is None else f"limit {figures.short(result.limit)}"
+    shown = f"{figure}, {limit})" if figure and limit else f"{figure})" if figure else ""
+    return " ".join(f"{result.id}, {verdict}{shown}: {result.detail}".split())
+
+
+def _weights(evidence: Evidence) -> dict[str, Any]:
+    report = evidence.audit.report
+    return {
         "inventory": report.inventory,
         "components": [
             (component_name(row.part, row.packed), row, row.num_modules if row.packed else row.num_tensors)
@@ -114,8 +209,6 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "parameters": _parameters(evidence.quantize.result.parameters),
         "patches": evidence.quantize.result.patches,
         "calibration": evidence.quantize.result.calibration,
-        "quantize": evidence.quantize,
-        "command": command(evidence.release),
         "repairs": _repairs(evidence),
         "audit": {
             "num_passed": sum(c.status == "passed" for c in report.checks),
@@ -124,9 +217,17 @@ def _context(evidence: Evidence) -> dict[str, Any]:
             "detail": {c.id: c.detail for c in report.checks},
             "not_applicable": [c.id for c in report.checks if c.status == "skipped"],
         },
-        "upload": evidence.upload,
-        "plots": plots.PLOTS,
     }
+
+
+def _plots(evidence: Evidence, compared: Comparison) -> dict[str, str]:
+    """The Markdown of each plot that there is, by section: its light and its dark picture."""
+    found = {}
+    for plot in plots.of(evidence, compared):
+        alt = cardtext.markdown(plot.alt)
+        pair = ((LIGHT, ONLY_LIGHT), (DARK, ONLY_DARK))
+        found[plot.section] = "\n".join(f"![{alt}]({plot.path(theme)}{mark})" for theme, mark in pair)
+    return found
 
 
 def _parameters(rows: list[ParameterUse]) -> list[tuple[ParameterUse, str]]:
@@ -140,10 +241,10 @@ def _parameters(rows: list[ParameterUse]) -> list[tuple[ParameterUse, str]]:
     return sorted(((row, effect(row)) for row in rows), key=lambda pair: order[pair[1]])
 
 
-def _base_link(release: Release) -> str:
-    """The base as a link; a stand-in on an embedded Hub is named only, since elsewhere it does not exist."""
-    name = markdown(release.base.repo_id)
-    return name if release.endpoint_kind == "embedded" else f"[{name}]({HUB}/{quote(release.base.repo_id)})"
+def _link(release: Release, repo_id: str) -> str:
+    """A repo as a link; one on an embedded Hub is named only, since elsewhere it does not exist."""
+    name = cardtext.markdown(repo_id)
+    return name if release.endpoint_kind == "embedded" else f"[{name}]({HUB}/{quote(repo_id)})"
 
 
 def _repairs(evidence: Evidence) -> list[tuple[str, str, list[str]]]:
@@ -157,6 +258,9 @@ def _repairs(evidence: Evidence) -> list[tuple[str, str, list[str]]]:
 
 def _shortened(names: list[str], most: int = 8) -> list[str]:
     return names if len(names) <= most else [*names[:most], "…"]
+
+
+# ── written and checked ────────────────────────────────────────────────────────────────────
 
 
 def render_to(folder: Path, evidence: Evidence) -> bool:
@@ -194,42 +298,3 @@ def _same(one: Path, other: Path) -> bool:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
     return content(one) == content(other)
-
-
-def markdown(text: object) -> str:
-    """Text that cannot become markup: Markdown's own characters are escaped, line breaks folded.
-
-    Nor does a URL or an @mention become a link, where the renderer heeds escapes: markdown-it does;
-    cmark-gfm does for URLs, and links e-mail addresses all the same. Such a link shows where it leads.
-    """
-    escaped = re.sub(r"([\\`*_{}\[\]<>#|~!&@])", r"\\\1", _printable(_folded(text)))
-    return re.sub(r"(?i)(www)(?=\.)|(:)(?=//)", lambda m: f"{m[1]}\\" if m[1] else "\\:", escaped)
-
-
-def code(text: object) -> str:
-    """Text as a code span. Backticks cannot end it; a pipe, which would end a table's cell, shows as `¦`."""
-    shown = _printable(_folded(text)).strip().replace("|", "¦")
-    if not shown:
-        return ""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
-
-
-def fenced(text: object) -> str:
-    """Text inside a fenced block; it cannot close the fence."""
-    return _printable(str(text), keep="\n\t").replace("```", "'''")
-
-
-def _folded(text: object) -> str:
-    return re.sub(r"\s+", " ", str(text))
-
-
-def _printable(text: str, keep: str = "") -> str:
-    """`text` without control and format characters, such as those that turn its direction."""
-    return "".join(c for c in text if c in keep or unicodedata.category(c) not in ("Cc", "Cf"))
-
-
-def url(text: object) -> str:
-    """A link target that cannot end its parenthesis; only http and https, else nothing."""
-    return quote(str(text), safe=":/?#=&%@+,;~-._") if re.match(r"https?://", str(text)) else ""
