@@ -98,6 +98,9 @@ def packed(tensors: Tensors, packing: str) -> Tensors:
 def claim_packing(folder: Path, packing: str, tensors: Tensors) -> None:
     """Write what the quantizer would say into `config.json` and the stand-alone file."""
     claimed = quantization_config(packing, tensors)
+    if packing == "nvfp4":  # without it the engine takes the weights for W4A16, which needs a GPU
+        group = claimed["config_groups"]["group_0"]
+        group["input_activations"] = group["weights"] | {"dynamic": False}
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", config | {"quantization_config": claimed})
     name, content = standalone(packing, claimed)

@@ -1,0 +1,219 @@
+"""Checkpoints with a known answer: the right one drafts without a miss, each silent failure is loud.
+
+Two go through the server as the product starts it; the others through the engine in a process of its own,
+with the same arguments, which takes seconds and reads the same counters and log lines.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rigged
+from checkpoints import bf16, floats, read_all
+
+from bot.demo.rehearsal import FIXTURE
+from bot.errors import NotServable
+from bot.measurements import Drafts
+from bot.recipe import SoakPlan
+from bot.serving import canaries, command, drafting, server, soak, symptoms
+from bot.serving.engine import Engine, variables
+from bot.serving.server import Server
+
+# One engine after the other, each asked the same eight prompts; the counters of each as one line of JSON.
+PROBE = """
+import gc, json, sys
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_accepted_tokens_per_pos")
+for arguments in json.loads(sys.argv[1]):
+    llm = LLM(**arguments)
+    prompts = [{"prompt_token_ids": [37 * i + 5]} for i in range(8)]
+    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=64, ignore_eos=True), use_tqdm=False)
+    found = {m.name: getattr(m, "values", getattr(m, "value", None)) for m in llm.get_metrics()}
+    print("DRAFTS", json.dumps([found["vllm:spec_decode_" + name] for name in names]), flush=True)
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
+    cleanup_dist_env_and_memory()
+"""
+
+
+def probe(engine: Engine, subject_of, folders: Sequence[Path]) -> list[Drafts]:
+    """Draft counters of an engine for each folder; raises what the product raises for one that ends."""
+    jobs = []
+    for folder in folders:
+        arguments = command.engine_arguments(subject_of(folder), engine)
+        drafts = {"method": "mtp", "num_speculative_tokens": 2}
+        jobs.append(arguments | {"model": str(folder), "speculative_config": drafts, "max_model_len": 512})
+        jobs[-1] |= {"disable_log_stats": False, "kv_cache_memory_bytes": 64 * 2**20}
+    done = subprocess.run(
+        [str(engine.environment.python), "-c", PROBE, json.dumps(jobs)],
+        env=variables(engine) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode:
+        raise symptoms.of_end(
+            lines, status=done.returncode, serving=False, killed_for_memory=None, where="probe"
+        )
+    found = [json.loads(line.removeprefix("DRAFTS ")) for line in lines if line.startswith("DRAFTS ")]
+    return [
+        Drafts(num_drafts=n, num_draft_tokens=tokens, num_accepted_tokens=accepted, accepted_by_position=each)
+        for n, tokens, accepted, each in found
+    ]
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rigged checkpoint in GPTQ's packing."""
+    return rigged.make(tmp_path_factory.mktemp("rigged") / "right", FIXTURE)
+
+
+@pytest.fixture(scope="module")
+def right_server(right: Path, subject_of, engine: Engine, tmp_path_factory: pytest.TempPathFactory):
+    logs = tmp_path_factory.mktemp("logs")
+    with server.serving(subject_of(right), engine, drafting=True, logs=logs) as running:
+        yield running
+
+
+# ── the right one, through the server ──────────────────────────────────────────────────────
+
+
+def test_after_each_token_comes_the_one_that_it_was_rigged_to(right_server: Server) -> None:
+    before = rigged.before(2048, seed=0)
+    after = np.empty_like(before)
+    after[before] = np.arange(len(before))
+    tokens = right_server.client.complete([5], max_tokens=40, ignore_eos=True).token_ids
+    assert [before[token] for token in tokens] == [5, *tokens[:-1]]
+    assert tokens[0] == after[5]
+
+
+def test_every_draft_of_every_kind_is_accepted(right_server: Server) -> None:
+    found = drafting.acceptance(right_server.client, num_speculative_tokens=2, output_tokens=24)
+    assert found.total.by_position == [1.0, 1.0]
+    assert (found.total.rate, found.total.length) == (1.0, 3.0)
+    assert [row.drafts.by_position for row in found.kinds] == [[1.0, 1.0]] * 4
+
+
+def test_every_draft_of_the_soak_is_accepted(right_server: Server) -> None:
+    plan = SoakPlan(context_tokens=3000, window_tokens=1000, output_tokens=48)
+    texts = [f"Line {i} of a long and even text.\n" for i in range(600)]
+    found = soak.run(right_server.client, texts, plan, max_model_len=right_server.load.max_model_len)
+    assert [window.drafts.by_position for window in found.windows] == [[1.0, 1.0]] * 3
+    assert found.opening.by_position == found.fresh.by_position == [1.0, 1.0]
+
+
+# ── what breaks it ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_missing_head_is_refused_by_the_server(
+    right: Path, subject_of, engine: Engine, tmp_path: Path
+) -> None:
+    broken = rigged.copy(right, tmp_path / "missing")
+    rigged.break_mtp_missing(broken)
+    with (
+        pytest.raises(NotServable) as caught,
+        server.serving(subject_of(broken), engine, drafting=True, logs=tmp_path / "logs"),
+    ):
+        pytest.fail("a checkpoint without its MTP head was served")
+    assert caught.value.kind == "weights_missing"
+    assert "mtp" in caught.value.what or "pre_fc_norm" in caught.value.what
+    assert caught.value.log_tail
+
+
+def test_a_head_that_the_index_does_not_name_is_refused(
+    right: Path, subject_of, engine: Engine, tmp_path: Path
+) -> None:
+    broken = rigged.copy(right, tmp_path / "unindexed")
+    rigged.break_mtp_unindexed(broken)
+    with pytest.raises(NotServable) as caught:
+        probe(engine, subject_of, [broken])
+    assert caught.value.kind == "weights_missing"
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_packed_fc_is_refused(
+    right: Path, subject_of, engine: Engine, tmp_path: Path, claimed: bool
+) -> None:
+    """vLLM 0.32 builds the head's `fc` unpacked in both cases and has no place for `fc.qweight`."""
+    broken = rigged.copy(right, tmp_path / "packed")
+    rigged.break_mtp_fc_packed(broken, claimed=claimed)
+    with pytest.raises(NotServable) as caught:
+        probe(engine, subject_of, [broken])
+    assert caught.value.kind == "did_not_load"
+    assert "fc.qweight" in caught.value.what
+
+
+def test_what_loads_shows_in_the_counters(right: Path, subject_of, engine: Engine, tmp_path: Path) -> None:
+    """Every packing drafts without a miss; noise costs drafts, and a head of zeros has none that holds."""
+    folders = {name: tmp_path / name for name in ("bf16", "auto_round", "nvfp4", "noise", "zeros")}
+    rigged.make(folders["bf16"], FIXTURE, packing=None)
+    rigged.make(folders["auto_round"], FIXTURE, packing="auto_round:auto_gptq")
+    rigged.make(folders["nvfp4"], FIXTURE, packing="nvfp4")
+    rigged.break_mtp_noise(rigged.copy(right, folders["noise"]), std=0.15)
+    rigged.break_mtp_zeros(rigged.copy(right, folders["zeros"]))
+    found = dict(zip(folders, probe(engine, subject_of, list(folders.values())), strict=True))
+    shares = {name: drafts.by_position for name, drafts in found.items()}
+    assert [shares[name] for name in ("bf16", "auto_round", "nvfp4")] == [[1.0, 1.0]] * 3
+    assert shares["zeros"] == [0.0, 0.0]
+    first, second = shares["noise"]
+    assert 0.3 < second <= first < 0.98
+
+
+def test_a_blind_and_damaged_copy_loads_and_its_canaries_show_it(
+    subject_of, engine: Engine, tmp_path: Path, tiny_server: Server, tiny
+) -> None:
+    """The trained base with a vision tower of zeros and noise on its Linears: nothing at load says so."""
+    broken = rigged.copy(FIXTURE, tmp_path / "broken")
+    rigged.break_vision(broken)
+    rigged.break_body(broken, noise=2.0)
+    with server.serving(subject_of(broken), engine, drafting=True, logs=tmp_path / "logs") as running:
+        found = canaries.run(running.client, subject_of(broken), prefix_caching=False)
+    seen = {row.id: row for row in found.rows}
+    assert all(row.served for row in found.rows if row.applicable)
+    assert not seen["image"].held  # the whole tower gives four pictures one answer
+    right = canaries.CANARIES["text.agreement"](
+        canaries.Asked(client=tiny_server.client, subject=tiny, prefix_caching=False)
+    )
+    pairs = zip(seen["text.agreement"].tokens, right.tokens, strict=True)
+    shares = [drafting.leading_share(one, other) for one, other in pairs]
+    assert sum(shares) / len(shares) < 0.2
+
+
+# ── the rig itself ─────────────────────────────────────────────────────────────────────────
+
+
+def test_the_rig_keeps_names_shapes_and_the_vision_tower() -> None:
+    base = read_all(FIXTURE)
+    made = rigged.rigged(base, seed=0)
+    assert {k: (t.dtype, t.shape) for k, t in made.items()} == {
+        k: (t.dtype, t.shape) for k, t in base.items()
+    }
+    assert all(made[k] == base[k] for k in base if k.startswith("model.visual."))
+
+
+def test_the_order_of_tokens_is_one_cycle_over_the_vocabulary() -> None:
+    before = rigged.before(100, seed=3)
+    token, seen = 0, set()
+    while token not in seen:
+        seen.add(token)
+        token = int(before[token])
+    assert len(seen) == 100
+
+
+def test_damage_leaves_kept_tensors_alone(tmp_path: Path) -> None:
+    folder = rigged.copy(FIXTURE, tmp_path / "damaged")
+    rigged.break_body(folder, noise=0.5)
+    base, damaged = read_all(FIXTURE), read_all(folder)
+    changed = {name for name in base if damaged[name] != base[name]}
+    assert changed == {name for name in base if rigged.is_quantized(name)}
+    assert all(np.isfinite(floats(damaged[name])).all() for name in changed)
+    assert bf16(floats(base["lm_head.weight"])) == base["lm_head.weight"]
