@@ -117,6 +117,25 @@ def test_the_soak_says_how_far_it_went():
     assert "soaked to 8,192 of 40,960 tokens of context (the model's own context" in detail
 
 
+def test_the_lowest_window_is_the_one_that_is_told():
+    low = judged(m.measurement(release={"soak": m.soak(curve=[1, 0.5, 0.8, 0.9])}))["soak.windows"]
+    assert low.value == pytest.approx(0.5, abs=0.02)
+    assert low.detail.startswith("lowest at 4,096 tokens")
+
+
+def test_windows_beyond_the_bases_are_not_held_to_anything():
+    longer = {"soak": m.soak(curve=[1, 0.98, 0.97, 0.95, 0.94])}
+    assert blocked(m.measurement(release=longer)) == set()
+    assert blocked(m.measurement(base={"soak": m.soak(curve=[])})) == {"soak.windows"}
+
+
+def test_a_decline_like_the_bases_has_its_noise_too():
+    base, release = {"soak": m.soak(fresh=0.6)}, {"soak": m.soak(fresh=0.55)}
+    found = judged(m.measurement(release=release, base=base))["soak.fresh"]
+    assert found.status == "passed"
+    assert found.value < found.limit < 0.8
+
+
 def test_a_soak_too_short_to_tell_has_failed():
     few, enough = {"soak": m.soak(curve=[1], num=1)}, {"soak": m.soak(curve=[1])}
     assert blocked(m.measurement(release=few, base=enough)) == {"soak.windows", "soak.fresh"}
@@ -135,5 +154,20 @@ def test_counting_noise_alone_fails_nothing():
     assert near["acceptance.position.0"].status == "passed"
     assert near["acceptance.position.0"].value < 0.85
     assert "within counting noise" in near["acceptance.position.0"].detail
+    more = judged(m.measurement(base=base, release={"acceptance": m.acceptance([0.6], num=60)}))
+    assert more["acceptance.position.0"].status == "passed"
     far = judged(m.measurement(base=base, release={"acceptance": m.acceptance([0.2], num=60)}))
     assert far["acceptance.position.0"].status == "failed"
+
+
+def test_too_few_drafts_to_tell_a_dead_head_have_failed():
+    base, few = {"acceptance": m.acceptance([0.03])}, {"acceptance": m.acceptance([0.03], num=50)}
+    found = judged(m.measurement(base=base, release=few))["acceptance.position.0"]
+    assert found.status == "failed"
+    assert found.detail.startswith("too few drafts: even a dead head would pass")
+
+
+def test_a_base_that_was_not_asked_for_agreement_is_no_yardstick():
+    unasked = {"canaries": m.canaries(text__agreement={"applicable": False, "detail": "not asked"})}
+    results = judged(m.measurement(base=unasked))
+    assert results["agreement"].status == "not_applicable"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import judged
 
-from bot.gates.counts import NOISE, Share, told_below
+from bot.gates.counts import NOISE, Share, impossible, told_below
 from bot.gates.gate import unsound
 from bot.measurements import Drafts
 
@@ -102,6 +102,15 @@ def test_no_counters_make_a_gate_stumble(drafted, tokens, accepted, positions):
         assert unsound(list(results.values())) == []
         if accepted > tokens or drafted < 0:
             assert results["soak.fresh"].status == "failed"
+
+
+@pytest.mark.parametrize(
+    "counts", [(-1, 0, 0, [0]), (9, 9, -1, [0]), (9, 9, 0, [-1]), (9, 9, 10, [9]), (9, 18, 9, [10])]
+)
+def test_counters_that_cannot_be_are_seen(counts):
+    names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens", "accepted_by_position")
+    assert impossible(Drafts(**dict(zip(names, counts, strict=True))))
+    assert not impossible(m.drafts([1.0, 0.0]))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -55,6 +55,10 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
                                {"acceptance.position.0", "acceptance.position.1"}),
     "answers run in circles": ({"acceptance": m.acceptance([0.99, 0.98])},
                                {"acceptance.position.0", "acceptance.position.1"}),
+    "drafts are promised that nobody counted": ({"acceptance": m.acceptance(num_speculative_tokens=3)},
+                                                {"acceptance.position.2"}),
+    "acceptance counters cannot be": ({"acceptance": m.acceptance([1.2, 0.5])},
+                                      {"acceptance.position.0", "acceptance.position.1"}),
     "drafting decays": ({"soak": m.soak(curve=[1, 0.7, 0.4, 0.1])}, {"soak.windows"}),
     "drafting stops in a window": ({"soak": last_window_empty()}, {"soak.windows"}),
     "the soak broke off": ({"soak": m.soak(curve=[1, 1])}, {"soak.windows"}),
@@ -79,6 +83,9 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
                              {"agreement"}),
     "answers are missing": ({"canaries": m.canaries(text__agreement={"tokens": [list(range(40))]})},
                             {"agreement"}),
+    "a share above one": ({"divergence": m.divergence(top1_agreement=1.5)}, {"top1"}),
+    "the agreement was left out": ({"canaries": m.changed(m.canaries(), rows=[
+        row for row in m.canaries().rows if row.id != "text.agreement"])}, {"canary.text.agreement", "agreement"}),
     "quality is lost": ({"perplexity": m.perplexity(9.0),
                          "divergence": m.divergence(0.3, top1_agreement=0.7)}, {"ppl.ratio", "kld", "top1"}),
     "quality is lost that perplexity hides": ({"divergence": m.divergence(0.3)}, {"kld"}),
@@ -102,6 +109,8 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "speed without drafting": ({"speed": m.speeds(118.0, drafting=False)}, {"speed"}),
     "requests failed": ({"speed": m.speeds(1.0, rows=[
         m.speed(118.0, runs=[m.speed_run(118.0, num_failed=1)])])}, {"speed"}),
+    "only speed on real prompts": ({"speed": m.speeds(1.0, rows=[m.speed(118.0, dataset="code")])}, {"speed"}),
+    "a speed without runs": ({"speed": m.speeds(1.0, rows=[m.speed(118.0, runs=[])])}, {"speed"}),
     "drafting changes what it says": ({"equality": m.equality(promised=True)}, {"equality"}),
 }  # fmt: skip
 ANOMALOUS = {"answers run in circles", "perplexity is too good", "nothing was quantized",
@@ -156,6 +165,25 @@ def test_a_release_that_does_not_serve_fails_everything_with_the_reason():
     assert set(results) - having(results, "failed") == {"audit", "size", "load.base", "engine"}
     assert results["load"].detail == "weights_missing: mtp.fc.weight is not in the checkpoint"
     assert results["kld"].detail.endswith("(mtp.fc.weight is not in the checkpoint)")
+
+
+def test_a_base_that_wrote_nothing_is_no_yardstick_of_speed():
+    still = m.speed(62.0, runs=[m.speed_run(62.0, output_tokens_per_s=0.0)])
+    found = judged(m.measurement(base={"speed": m.speeds(62.0, rows=[still])}))["speed"]
+    assert (found.status, found.value) == ("failed", None)
+
+
+def test_what_is_missing_says_whose_it_is():
+    short = m.changed(m.canaries(), rows=m.canaries().rows[:-1])
+    for who, sides in (
+        ("base", {"base"}),
+        ("release", {"release"}),
+        ("release and base", {"release", "base"}),
+    ):
+        results = judged(m.measurement(**{side: {"canaries": short} for side in sides}))
+        assert results["canary.prefix_cache"].detail == f"not measured: the {who}'s canary prefix_cache"
+    slow = judged(m.measurement(release={"speed": m.speeds(1.0, **m.NO_SPEED)}))["speed"]
+    assert slow.detail.endswith("(release: a CPU says nothing about a GPU's kernels)")
 
 
 def test_a_reason_for_a_missing_part_is_told():
