@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def lint_file(path: Path) -> list[str]:
     """
     from bot.evidence import Evidence
     from bot.models import read_json
-    from bot.stages.card import known_figures, render
+    from bot.stages.card import known_figures, quoted_texts, render
 
     text = read(path)
     evidence_path = path.with_name("evidence.json")
@@ -93,13 +93,14 @@ def lint_file(path: Path) -> list[str]:
         _, problems = _metadata(text)
         return [*problems, *_placeholder_problems(text), "evidence.json is missing beside the card"]
     evidence = read_json(evidence_path, Evidence)
-    return lint(text, known=known_figures(evidence), rendered=render(evidence))
+    known, quoted = known_figures(evidence), quoted_texts(evidence)
+    return lint(text, known=known, rendered=render(evidence), quoted=quoted)
 
 
-def lint(text: str, *, known: set[str], rendered: str) -> list[str]:
+def lint(text: str, *, known: set[str], rendered: str, quoted: Sequence[str] = ()) -> list[str]:
     """Every problem of card `text`, whose evidence renders to `rendered`; empty when it holds.
 
-    `known` are the numbers that it may print.
+    `known` are the numbers that it may print, `quoted` texts of other programs that it repeats.
     """
     metadata, problems = _metadata(text)
     if metadata is not None:
@@ -109,7 +110,7 @@ def lint(text: str, *, known: set[str], rendered: str) -> list[str]:
         problems += [f"metadata {key} is not what the evidence says" for key in wrong]
     return [
         *problems,
-        *_placeholder_problems(text, rendered),
+        *_placeholder_problems(text, rendered, quoted),
         *_unknown_figures(rendered, known),
         *_added_lines(text, rendered, known),
         *_missing_lines(text, rendered),
@@ -159,10 +160,11 @@ def _fenced_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _placeholder_problems(text: str, rendered: str = "") -> list[str]:
-    """Placeholders in `text`; a line in a fence that is rendered so too quotes a log or a model."""
-    quoted = {line for _, line in _fenced_lines(rendered)}
-    exempt = {number for number, line in _fenced_lines(text) if line in quoted}
+def _placeholder_problems(text: str, rendered: str = "", quoted: Sequence[str] = ()) -> list[str]:
+    """Placeholders in `text`, but not in what it repeats as rendered: a line in a fence, a quoted text."""
+    fenced = {line for _, line in _fenced_lines(rendered)}
+    exempt = {number for number, line in _fenced_lines(text) if line in fenced}
+    standing = set(rendered.split("\n"))
     problems = []
     for number, line in enumerate(text.split("\n"), 1):
         shown = re.sub(r"\\([^\w\s]|_)", r"\1", line)
@@ -170,6 +172,7 @@ def _placeholder_problems(text: str, rendered: str = "") -> list[str]:
             f"line {number}: placeholder {match['bare'] or match[0].strip()!r}"
             for match in PLACEHOLDERS.finditer(shown)
             if number not in exempt
+            and not (line in standing and any(match[0].strip(" |") in each for each in quoted))
         ]
     return problems
 

@@ -25,6 +25,7 @@ from bot.comparison.model import (
     SpeedFigures,
     Speedup,
     Spread,
+    Verdicts,
 )
 from bot.comparison.sides import Weights, side, why_absent
 from bot.comparison.tables import COLUMNS, Table, examined_rows, headline_table, rows
@@ -45,6 +46,7 @@ __all__ = [
     "Speedup",
     "Spread",
     "Table",
+    "Verdicts",
     "examined_rows",
     "headline_table",
     "of",
@@ -72,6 +74,29 @@ def of(evidence: Evidence) -> Comparison:
         speedups=speedups_of(found.release),
         memory=memory_of(found.release, evidence.audit.report.inventory.bytes_by_part.get("mtp", 0)),
         advice=advise([release, *siblings]),
+        gates=_gates(evidence),
+        checks=_checks(evidence),
+    )
+
+
+def _gates(evidence: Evidence) -> Verdicts:
+    statuses = [each.status for each in evidence.gates.results]
+    return Verdicts(
+        passed=statuses.count("passed"),
+        failed=sum(status in gate.BLOCKING for status in statuses),
+        not_applicable=statuses.count("not_applicable"),
+        blocking=len(gate.blocking(evidence.gates)),
+    )
+
+
+def _checks(evidence: Evidence) -> Verdicts:
+    statuses = [each.status for each in evidence.audit.report.checks]
+    failed = statuses.count("failed")
+    return Verdicts(
+        passed=statuses.count("passed"),
+        failed=failed,
+        not_applicable=statuses.count("skipped"),
+        blocking=failed,
     )
 
 

@@ -127,6 +127,15 @@ class Advice(Model):
     streams: int | None
 
 
+class Verdicts(Model):
+    """How many said what: gates, or the audit's checks. `blocking` are not overridden."""
+
+    passed: int
+    failed: int
+    not_applicable: int
+    blocking: int
+
+
 class Comparison(Model):
     """All derived figures of one release."""
 
@@ -141,6 +150,8 @@ class Comparison(Model):
     speedups: list[Speedup]
     memory: MemoryFigures | None
     advice: list[Advice]
+    gates: Verdicts
+    checks: Verdicts
     interval_percent: int = 95
 
     @property

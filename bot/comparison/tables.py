@@ -66,8 +66,11 @@ def headline_table(found: Comparison) -> Table:
 
 
 def _title(one: Side) -> str:
-    titles = {"release": "this release", "base": "base", "fp8": "official FP8", "sibling": one.title}
-    return titles.get(one.kind, one.title) + (" (failed its gates)" if one.passed is False else "")
+    return _name(one) + (" (failed its gates)" if one.passed is False else "")
+
+
+def _name(one: Side) -> str:
+    return {"release": "this release", "base": "base", "fp8": "official FP8"}.get(one.kind, one.title)
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
@@ -76,7 +79,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     for one in sides:
         for what, why in one.absent.items():
             if (one.kind, what) != ("base", "divergence"):
-                groups.setdefault((what, why), []).append(_title(one))
+                groups.setdefault((what, why), []).append(_name(one))
     return [f"{what} of {', '.join(who)}: {why}" for (what, why), who in groups.items()]
 
 

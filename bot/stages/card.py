@@ -28,7 +28,7 @@ from bot.recipe import Recipe
 from bot.serving import quirks
 from bot.stages import gate
 
-__all__ = ["card_examples", "check", "command", "known_figures", "metadata", "render", "render_to"]
+__all__ = ["card_examples", "check", "command", "metadata", "render", "render_to"]
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
 PART_NAMES = {
@@ -101,6 +101,16 @@ def known_figures(evidence: Evidence) -> set[str]:
     return figures.forms([evidence.model_dump(mode="json"), derived, shipped])
 
 
+def quoted_texts(evidence: Evidence) -> list[str]:
+    """Reasons in other programs' words, which may hold what looks like a placeholder."""
+    found = evidence.measurement
+    texts = list(found.not_measured.values())
+    for each in (found.release, found.base, *([found.fp8] if found.fp8 else [])):
+        texts += [each.subject.emulated or "", each.soak.limit if each.soak else ""]
+        texts += [(each.speed and each.speed.not_measured) or "", each.equality.why if each.equality else ""]
+    return texts
+
+
 def command(release: Release) -> str:
     """The command that makes this release again."""
     base = f"{release.base.repo_id}@{release.base.revision}"
@@ -132,7 +142,7 @@ def _context(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
         "plots": _plots(evidence, compared),
         **_measured(evidence, compared),
         **_use(evidence, compared),
-        **_gates(evidence),
+        **_verdicts(evidence),
         **_weights(evidence),
     }
 
@@ -176,14 +186,15 @@ def _quirks(evidence: Evidence) -> list[quirks.Quirk]:
     return quirks.for_card(evidence.measurement.release.subject, drafting=load is None or load.drafting)
 
 
-def _gates(evidence: Evidence) -> dict[str, Any]:
-    found = evidence.gates
+def _verdicts(evidence: Evidence) -> dict[str, Any]:
+    """The gates; of a release that does not serve only those that say more than that nothing was measured."""
+    found, failure = evidence.gates, evidence.measurement.release.failure
     held_back = [each for each in found.results if each.status in gate.BLOCKING]
+    if failure is not None:
+        held_back = [each for each in held_back if not each.detail.startswith("not measured")]
     return {
         "gates": found,
-        "blocking": gate.blocking(found),
         "held_back": [_gate_line(each) for each in held_back],
-        "num_gates_passed": sum(each.status == "passed" for each in found.results),
         "not_asked": [_gate_line(each) for each in found.results if each.status == "not_applicable"],
     }
 
@@ -211,8 +222,6 @@ def _weights(evidence: Evidence) -> dict[str, Any]:
         "calibration": evidence.quantize.result.calibration,
         "repairs": _repairs(evidence),
         "audit": {
-            "num_passed": sum(c.status == "passed" for c in report.checks),
-            "num_failed": sum(c.status == "failed" for c in report.checks),
             "status": {c.id: c.status for c in report.checks},
             "detail": {c.id: c.detail for c in report.checks},
             "not_applicable": [c.id for c in report.checks if c.status == "skipped"],
