@@ -19,10 +19,8 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --line: #3d444d; --soft: #21262d; } body { background: #0d1117; color: #e6edf3; }
 }
-img[src$="#hf-dark-mode-only"] { display: none; }
-@media (prefers-color-scheme: dark) {
-  img[src$="#hf-light-mode-only"] { display: none; } img[src$="#hf-dark-mode-only"] { display: inline; }
-}
+.only-dark { display: none; }
+@media (prefers-color-scheme: dark) { .only-light { display: none; } .only-dark { display: inline; } }
 body { font: 16px/1.6 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; font-size: .92em;
   font-variant-numeric: tabular-nums; }
@@ -51,9 +49,7 @@ def write_card(card: Path, target: Path, title: str) -> Path:
         file = (card / source).resolve()
         if not file.is_relative_to(card.resolve()) or file.suffix != ".png" or not file.is_file():
             return ""
-        theme = "dark" if file.stem.endswith("-dark") else "light"
-        data = base64.b64encode(file.read_bytes()).decode()
-        return f"data:image/png;base64,{data}#hf-{theme}-mode-only"
+        return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
 
     text = (card / "README.md").read_text(encoding="utf-8")
     # markdown-it refuses data: images in text, so images are addressed after parsing.

@@ -21,6 +21,9 @@ from markdown_it.token import Token
 MAX_METADATA_CHARS = 256_000
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)", re.S)
 
+# The Hub's marks for an image that is shown in one of its two themes only.
+_ONE_THEME = re.compile(r"#hf-(light|dark)-mode-only$")
+
 
 def split(text: str) -> tuple[str | None, str]:
     """The YAML block, if there is one, and the text below it."""
@@ -161,6 +164,8 @@ def _parser(image: Address | None, link: Address | None) -> MarkdownIt:
         if path is None or image is None:
             return f'<em class="left-out">[image not loaded: {_escape(source[:200])}]</em>'
         token.attrs["src"] = image(path)
+        if theme := _ONE_THEME.search(source):
+            token.attrs["class"] = f"only-{theme[1]}"
         return str(self.image(tokens, index, options, env))
 
     def open_link(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:

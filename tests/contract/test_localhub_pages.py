@@ -9,6 +9,8 @@ import pytest
 from contract.conftest import Answer, Hub, ask
 from huggingface_hub import CommitOperationAdd
 
+from bot.localhub import cards
+
 pytestmark = pytest.mark.contract
 REPO = "Pages/release"
 EVIL = b"""---
@@ -148,6 +150,14 @@ def test_the_card_shows_with_its_images(site: Hub) -> None:
     assert "<td>nvfp4</td>" in text
     assert "&lt;script&gt;alert(2)&lt;/script&gt;" in text
     assert "image not loaded: https://example.org/pixel.png" in text
+
+
+def test_an_image_for_one_theme_is_marked_as_such() -> None:
+    text = "![a](a.png#hf-light-mode-only)\n![b](b.png#hf-dark-mode-only)\n![c](c.png#dark)\n"
+    shown = Page(cards.render(text, image=lambda path: "/" + path))
+    found = [attributes for tag, attributes in shown.tags if tag == "img"]
+    assert [each.get("class") for each in found] == ["only-light", "only-dark", None]
+    assert [each["src"] for each in found] == ["/a.png", "/b.png", "/c.png"]
 
 
 def test_repo_files_are_never_a_page(site: Hub) -> None:
