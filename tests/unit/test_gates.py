@@ -85,7 +85,8 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
                             {"agreement"}),
     "a share above one": ({"divergence": m.divergence(top1_agreement=1.5)}, {"top1"}),
     "the agreement was left out": ({"canaries": m.changed(m.canaries(), rows=[
-        row for row in m.canaries().rows if row.id != "text.agreement"])}, {"canary.text.agreement", "agreement"}),
+        row for row in m.canaries().rows if row.id != "text.agreement"])},
+                                   {"canary.text.agreement", "agreement"}),
     "quality is lost": ({"perplexity": m.perplexity(9.0),
                          "divergence": m.divergence(0.3, top1_agreement=0.7)}, {"ppl.ratio", "kld", "top1"}),
     "quality is lost that perplexity hides": ({"divergence": m.divergence(0.3)}, {"kld"}),
@@ -109,7 +110,8 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "speed without drafting": ({"speed": m.speeds(118.0, drafting=False)}, {"speed"}),
     "requests failed": ({"speed": m.speeds(1.0, rows=[
         m.speed(118.0, runs=[m.speed_run(118.0, num_failed=1)])])}, {"speed"}),
-    "only speed on real prompts": ({"speed": m.speeds(1.0, rows=[m.speed(118.0, dataset="code")])}, {"speed"}),
+    "only speed on real prompts": ({"speed": m.speeds(1.0, rows=[m.speed(118.0, dataset="code")])},
+                                   {"speed"}),
     "a speed without runs": ({"speed": m.speeds(1.0, rows=[m.speed(118.0, runs=[])])}, {"speed"}),
     "drafting changes what it says": ({"equality": m.equality(promised=True)}, {"equality"}),
 }  # fmt: skip
@@ -175,12 +177,8 @@ def test_a_base_that_wrote_nothing_is_no_yardstick_of_speed():
 
 def test_what_is_missing_says_whose_it_is():
     short = m.changed(m.canaries(), rows=m.canaries().rows[:-1])
-    for who, sides in (
-        ("base", {"base"}),
-        ("release", {"release"}),
-        ("release and base", {"release", "base"}),
-    ):
-        results = judged(m.measurement(**{side: {"canaries": short} for side in sides}))
+    for who in ("base", "release", "release and base"):
+        results = judged(m.measurement(**{side: {"canaries": short} for side in who.split(" and ")}))
         assert results["canary.prefix_cache"].detail == f"not measured: the {who}'s canary prefix_cache"
     slow = judged(m.measurement(release={"speed": m.speeds(1.0, **m.NO_SPEED)}))["speed"]
     assert slow.detail.endswith("(release: a CPU says nothing about a GPU's kernels)")
