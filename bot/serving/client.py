@@ -12,7 +12,6 @@ right. Proxies of the environment are not used: the server listens on loopback.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,8 @@ import requests
 
 from bot.errors import EngineError, NotServable
 from bot.measurements import Drafts
+from bot.serving.counters import Sample, drafts_of, samples_of
+from bot.serving.counters import drafts_between as drafts_between
 
 Json = dict[str, Any]
 Messages = Sequence[Json]
@@ -33,8 +34,6 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 900.0
 DEATH_NOTICE_S = 15.0  # how long a broken connection waits for the server's end to be noticed
 GREEDY: Json = {"temperature": 0, "seed": 0}
-_SAMPLE = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _NOT_A_NUMBER = ("Out of range float values", "nan", "NaN")
 
 
@@ -69,15 +68,6 @@ class Completion:
     token_ids: list[int]
     finish_reason: str
     logprobs: list[float] | None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One line of `/metrics`."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
 
 
 def nothing_known() -> None:
@@ -260,51 +250,6 @@ class Client:
             session.headers["Connection"] = "close"
             timeout = (CONNECT_TIMEOUT_S, timeout_s)
             return session.request(method, self.url + path, json=body, timeout=timeout)
-
-
-# ── counters ───────────────────────────────────────────────────────────────────────────────
-
-
-def samples_of(text: str) -> list[Sample]:
-    """The `vllm:` lines of a page in Prometheus' text format."""
-    found = [_SAMPLE.match(line) for line in text.splitlines()]
-    return [Sample(m[1], dict(_LABEL.findall(m[2] or "")), float(m[3])) for m in found if m]
-
-
-def drafts_of(samples: Sequence[Sample]) -> Drafts:
-    """The draft counters among `samples`, summed over engines."""
-
-    def total(name: str, **labels: str) -> int:
-        return int(
-            sum(
-                s.value
-                for s in samples
-                if s.name == f"vllm:spec_decode_num_{name}_total" and labels.items() <= s.labels.items()
-            )
-        )
-
-    positions = {
-        int(s.labels["position"])
-        for s in samples
-        if s.name == "vllm:spec_decode_num_accepted_tokens_per_pos_total"
-    }
-    return Drafts(
-        num_drafts=total("drafts"),
-        num_draft_tokens=total("draft_tokens"),
-        num_accepted_tokens=total("accepted_tokens"),
-        accepted_by_position=[total("accepted_tokens_per_pos", position=str(p)) for p in sorted(positions)],
-    )
-
-
-def drafts_between(before: Drafts, after: Drafts) -> Drafts:
-    """What was drafted between two readings of one server's counters."""
-    earlier = before.accepted_by_position or [0] * len(after.accepted_by_position)
-    return Drafts(
-        num_drafts=after.num_drafts - before.num_drafts,
-        num_draft_tokens=after.num_draft_tokens - before.num_draft_tokens,
-        num_accepted_tokens=after.num_accepted_tokens - before.num_accepted_tokens,
-        accepted_by_position=[a - b for a, b in zip(after.accepted_by_position, earlier, strict=True)],
-    )
 
 
 # ── what an answer must be ─────────────────────────────────────────────────────────────────

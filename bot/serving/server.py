@@ -104,31 +104,17 @@ def serving(
     engine hangs, dies, finds no port or takes too much memory.
     """
     limit = memory_limit_bytes or int(engine.facts.hardware.memory_bytes * MEMORY_SHARE)
-    with _started(subject, engine, drafting, logs, start_timeout_s, limit, pick_port) as server:
-        yield server
-
-
-@contextmanager
-def _started(
-    subject: Subject,
-    engine: Engine,
-    drafting: bool,
-    logs: Path,
-    timeout_s: float,
-    memory_limit_bytes: int,
-    pick_port: Callable[[], int],
-) -> Iterator[Server]:
     for attempt in range(1, PORT_ATTEMPTS + 1):
         port, name = pick_port(), f"{subject.facts.role}-{secrets.token_hex(4)}"
         argv = command.argv(subject, engine, port=port, served_name=name, drafting=drafting)
         log_file = _log_file(logs, "drafting" if drafting else "plain")
-        keeper = _Keeper(argv, variables(engine), log_file, memory_limit_bytes)
+        keeper = _Keeper(argv, variables(engine), log_file, limit)
         client = Client(url=f"http://{command.HOST}:{port}", model=name, alive=keeper.check)
         started_at = datetime.now(UTC)
         keeper.start()
         try:
             try:
-                load_s = _await_answer(keeper, client, timeout_s)
+                load_s = _await_answer(keeper, client, start_timeout_s)
             except EngineError as e:
                 if e.kind != "port" or attempt == PORT_ATTEMPTS:
                     raise
@@ -269,6 +255,3 @@ class _Keeper(threading.Thread):
         for index, (_, _, pattern) in enumerate(PHASES[self.phase + 1 :], start=self.phase + 1):
             if pattern.search(line):
                 self.phase = index
-
-
-__all__ = ["Server", "free_port", "serving"]

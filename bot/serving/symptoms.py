@@ -16,36 +16,17 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bot import log
 from bot.errors import EngineError, NotServable
+from bot.serving.engine_log import Lines, cause, masked, said, split, telling
+from bot.serving.engine_log import tail as tail
 
-Lines = Sequence[str]
 CheckpointFault = Literal["weights_missing", "unsupported", "did_not_load"]
 EngineFault = Literal["out_of_memory", "port", "died", "hung", "refused_request"]
-TAIL_LINES: Final = 8
-CONTEXT_LINES: Final = 2
-MAX_LINE: Final = 400
 GIB: Final = 2**30
-
-_PREFIX = re.compile(
-    r"^(?:\([\w-]+ pid=\d+\) ?)?"
-    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) [\d-]+ [\d:]+ \[[\w.]+:\d+\] ?)?"
-)
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b(?::|$)")
-_HEADER = re.compile(r"^(?:Traceback \(most recent call last\)|During handling of|The above exception was)")
-# What vLLM says at every end and every start, and pydantic's own words around a message.
-_NOISE = re.compile(
-    r"Engine core initialization failed|WorkerProc (?:initialization )?failed|EngineCore failed to start"
-    r"|For further information visit|\d+ validation errors? for|^\[shutdown\]|resource_tracker|^Process \w+:"
-    r"|^Found ulimit|^Dumping |^non-default args|^Triton is installed"
-)
-_LISTS = re.compile(r" Supported architectures: dict_keys.*| Must be one of \[.*| \[type=\w+, input_value=.*")
-_PATH = re.compile(r"(?<![\w/.:~-])(?:~|/(?!v1/))[\w.@+~=-]*(?:/[\w.@+~=-]+)+")
-_SECRET = re.compile(r"\b(?:hf_\w{8,}|gh[a-z]_\w{8,}|sk-[\w-]{8,}|Bearer\s+\S+)")
+LAST_LINES: Final = 40  # a program that dies without a traceback says why at its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +170,13 @@ def of_end(
                     return not_servable(kind, line, lines, where=where, why=symptom.why, fix=symptom.fix)
             case kind:
                 return _engine(kind, line, lines, where, symptom.why, symptom.fix)
-    said = cause(lines)
+    last = cause(lines)
     if serving or status is None or status < 0:
-        what = f"the engine {_ended(status)}" + (f": {said}" if said else "")
+        what = f"the engine {_ended(status)}" + (f": {last}" if last else "")
         return _engine(
             "died", what, lines, where, "", "run it again, which goes on from the next measurement"
         )
-    what = said or f"the engine {_ended(status)} without a word"
+    what = last or f"the engine {_ended(status)} without a word"
     fix = f"read the log; when the base fails in the same way it is the engine. {_AUDIT}"
     return not_servable("did_not_load", what, lines, where=where, why="", fix=fix)
 
@@ -247,85 +228,13 @@ def _ended(status: int | None) -> str:
     return f"was ended by {signal.Signals(-status).name if known else f'signal {-status}'}"
 
 
-# ── reading a log ──────────────────────────────────────────────────────────────────────────
-
-
 def _first_symptom(lines: Lines) -> tuple[str, Symptom] | None:
-    """The most specific symptom and its line, among errors first, then anywhere in the log."""
-    said = [masked(text) for _, text in map(_split, lines) if not text.startswith("$ ")]
-    for place in (_telling(lines), said):
+    """The most specific symptom and its line, among errors first, then among the last lines of any kind."""
+    last = list(lines)[-LAST_LINES:]
+    texts = [masked(text) for _, text in map(split, last) if not text.startswith("$ ")]
+    for place in (telling(lines), texts):
         for pattern, symptom in _COMPILED:
             for text in place:
                 if pattern.search(text):
-                    return _said(text), symptom
+                    return said(text), symptom
     return None
-
-
-def cause(lines: Lines) -> str:
-    """The first exception of a log, or its first error, or ""."""
-    telling = _telling(lines)
-    exceptions = [text for text in telling if _EXCEPTION.match(text)]
-    return _said((exceptions or telling or [""])[0])
-
-
-def _said(text: str) -> str:
-    return _cut(text.strip().removeprefix("Value error, "))
-
-
-def tail(lines: Lines) -> list[str]:
-    """The last lines that mean something: errors, and what was said just before the first.
-
-    Tracebacks' frames, prefixes with process ids and clocks, repetitions, paths and secrets are left out, and
-    what vLLM says at every end.
-    """
-    telling = list(dict.fromkeys(_telling(lines)))[-TAIL_LINES:]
-    before: list[str] = []
-    for text in (masked(text) for _, text in map(_split, lines)):
-        if telling and text == telling[0]:
-            break
-        if text.strip() and not text[0].isspace() and not _HEADER.match(text) and not _NOISE.search(text):
-            before.append(text)
-    room = min(TAIL_LINES - len(telling), CONTEXT_LINES) if telling else TAIL_LINES
-    return [_cut(text) for text in list(dict.fromkeys(before))[::-1][:room][::-1] + telling]
-
-
-def _telling(lines: Lines) -> list[str]:
-    """Exceptions with the lines that belong to them, and messages of level ERROR and above."""
-    found: list[str] = []
-    in_frames = in_message = False
-    for level, text in map(_split, lines):
-        if _HEADER.match(text):
-            in_frames, in_message = True, False
-        elif in_frames and (not text.strip() or text[0].isspace()):
-            continue
-        elif _EXCEPTION.match(text) or (in_message and text[:1].isspace()):
-            in_frames, in_message = False, True
-            found.append(masked(text))
-        else:
-            in_frames = in_message = False
-            if level in ("ERROR", "CRITICAL"):
-                found.append(masked(text))
-    return [text for text in found if text.strip() and not _NOISE.search(text)]
-
-
-def _split(line: str) -> tuple[str | None, str]:
-    """The level of a log line, and its text without process, clock and source position."""
-    match = _PREFIX.match(line)
-    return (match["level"], line[match.end() :]) if match else (None, line)
-
-
-def masked(text: str) -> str:
-    """`text` without secrets and without the folders of this machine."""
-    text = _LISTS.sub("", _SECRET.sub("***", log.redact(text)))
-    return _PATH.sub(lambda m: "…/" + _shown(m[0]), text)
-
-
-def _cut(text: str) -> str:
-    """`text` in a readable length."""
-    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"
-
-
-def _shown(path: str) -> str:
-    """What of a path may be shown: inside an installed package all, else its last part."""
-    _, mark, inside = path.partition("site-packages/")
-    return inside if mark else path.rsplit("/", 1)[-1]

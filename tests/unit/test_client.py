@@ -19,7 +19,8 @@ import pytest
 from bot.errors import EngineError, NotServable
 from bot.measurements import Drafts
 from bot.serving import client as clients
-from bot.serving.client import Client, drafts_between, drafts_of, samples_of
+from bot.serving.client import Client
+from bot.serving.counters import drafts_between, drafts_of, samples_of
 
 METRICS = """\
 # HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.

@@ -6,7 +6,7 @@ import pytest
 
 from bot import log
 from bot.errors import EngineError, NotServable
-from bot.serving import symptoms
+from bot.serving import engine_log, symptoms
 
 SITE = "/opt/envs/vllm/lib/python3.11/site-packages"
 START = [
@@ -204,7 +204,7 @@ def test_the_checkpoints_faults(name: str) -> None:
     assert words in error.what
     assert error.fix
     assert any(words in line for line in error.log_tail)
-    assert len(error.what) <= symptoms.MAX_LINE
+    assert len(error.what) <= engine_log.MAX_LINE
 
 
 @pytest.mark.parametrize("name", ENGINE)
@@ -220,8 +220,8 @@ def test_the_engines_faults(name: str) -> None:
 @pytest.mark.parametrize("name", [*CHECKPOINT, *ENGINE])
 def test_the_tail_is_short_and_shows_nothing_of_this_machine(name: str) -> None:
     lines = (CHECKPOINT.get(name) or ENGINE[name])[0]
-    tail = symptoms.tail(lines)
-    assert 0 < len(tail) <= symptoms.TAIL_LINES
+    tail = engine_log.tail(lines)
+    assert 0 < len(tail) <= engine_log.TAIL_LINES
     text = "\n".join(tail)
     for unwanted in ("/data/", "/opt/", "pid=", "^^^", "Traceback", "ulimit", "See root cause above"):
         assert unwanted not in text
@@ -233,8 +233,8 @@ def test_a_missing_mtp_head_is_called_by_its_name() -> None:
 
 
 def test_a_warning_that_quotes_an_error_is_none() -> None:
-    assert symptoms.cause(START) == ""
-    assert symptoms.cause([*START, "RuntimeError: real"]) == "RuntimeError: real"
+    assert engine_log.cause(START) == ""
+    assert engine_log.cause([*START, "RuntimeError: real"]) == "RuntimeError: real"
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_hung_and_too_much_memory_say_their_limits() -> None:
     ],
 )
 def test_paths_and_secrets_are_masked(text: str, shown: str) -> None:
-    assert symptoms.masked(text) == shown
+    assert engine_log.masked(text) == shown
 
 
 def test_hidden_values_are_masked() -> None:
     log.hide("a-value-that-was-hidden")
-    assert symptoms.masked("it is a-value-that-was-hidden.") == "it is ***."
+    assert engine_log.masked("it is a-value-that-was-hidden.") == "it is ***."
 
 
 def test_symptoms_name_kinds_that_the_errors_have() -> None:
