@@ -129,16 +129,16 @@ def measure(asked: Asked, text: str, base_text: str | None) -> Found:
 
 def _judged(recipe: Recipe, one: Examination, base: Examination, failure: Failure | None) -> GatesEvidence:
     report = audit(FolderSource(one.subject.folder), base=FolderSource(base.subject.folder), recipe=recipe)
-    inputs = one.subject.facts.fingerprint
     measured = MeasureEvidence(
-        inputs_digest=inputs,
+        inputs_digest=one.subject.facts.fingerprint,
         wall_s=0.0,
         release=examined(one, failure),
         base=examined(base),
         fp8=None,
         not_measured={"fp8": "only what was named was measured"},
     )
-    return gate.judge(recipe.thresholds, report, measured, inputs_digest=inputs, override=None)
+    bound_to = gate.inputs_of(recipe.thresholds, report, measured)
+    return gate.judge(recipe.thresholds, report, measured, inputs_digest=bound_to, override=None)
 
 
 def compare(asked: Asked, one_text: str, other_text: str) -> Found:

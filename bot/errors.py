@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-
 FailureKind = Literal["did_not_load", "unsupported", "weights_missing", "garbage"]
 
 
@@ -101,7 +100,9 @@ class NotServable(GateFailed):
 
     title = "the checkpoint does not serve"
 
-    def __init__(self, kind: FailureKind, what: str, *, log_tail: list[str], where: str = "", fix: str = "") -> None:
+    def __init__(
+        self, kind: FailureKind, what: str, *, log_tail: list[str], where: str = "", fix: str = ""
+    ) -> None:
         super().__init__(what, where=where, fix=fix)
         self.kind = kind
         self.log_tail = log_tail

@@ -1,4 +1,4 @@
-"""The facts that `bot.doctor` judges, from this machine and its configured Hub; nothing is built or written."""
+"""The facts that `bot.doctor` judges, from this machine and its Hub; nothing is built or written."""
 
 from __future__ import annotations
 

@@ -226,19 +226,25 @@ def running(
     on_line: Callable[[str], None] | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Iterator[Running]:
-    """Start `argv` with `env` and a UTF-8 locale; on leaving the block it and all it started is ended."""
+    """Start `argv` with `env` and a UTF-8 locale; on leaving the block it and all it started is ended.
+
+    It gets a folder of its own for temporary files, which goes with it: engines leave sockets behind.
+    """
     _refuse_secrets(argv, env)
     log.command(argv)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     read_end, write_end = os.pipe()
     guard = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid()), str(GRACE_S)]
-    with open(log_file, "a", encoding="utf-8") as log_to:
+    with (
+        tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as scratch,
+        open(log_file, "a", encoding="utf-8") as log_to,
+    ):
         log_to.write(f"$ {log.redact(' '.join(argv))}\n")
         log_to.flush()
         try:
             popen = subprocess.Popen(
                 [*guard, *argv],
-                env={"LC_CTYPE": "C.UTF-8", **env, EVENTS_FD: str(write_end)},
+                env={"LC_CTYPE": "C.UTF-8", **env, "TMPDIR": scratch, EVENTS_FD: str(write_end)},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

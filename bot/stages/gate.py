@@ -8,6 +8,7 @@ holds for that evidence alone: new evidence asks again.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 
@@ -45,6 +46,12 @@ def judge(
     return GatesEvidence(
         inputs_digest=inputs_digest, results=evaluate(facts), override=override if stands else None
     )
+
+
+def inputs_of(thresholds: Thresholds, audit: AuditReport, measurement: MeasureEvidence) -> str:
+    """sha256 over every figure and limit that is judged: what an override is bound to."""
+    parts = [each.model_dump_json() for each in (thresholds, audit, measurement)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def blocking(gates: GatesEvidence) -> list[GateResult]:

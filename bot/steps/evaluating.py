@@ -68,8 +68,8 @@ def gate(job: Job) -> bool:
         return False
     audited, measured = space.read("audit", AuditEvidence), space.read("measure", MeasureEvidence)
     thresholds = job.recipe.thresholds
-    inputs = digest("gate", audited.inputs_digest, measured.inputs_digest, thresholds.model_dump_json())
     override = space.existing("override", Override)
+    inputs = gating.inputs_of(thresholds, audited.report, measured)
     found = gating.judge(thresholds, audited.report, measured, inputs_digest=inputs, override=override)
     print_gates(found)
     if space.existing("gate", GatesEvidence) == found:

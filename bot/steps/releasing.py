@@ -41,7 +41,7 @@ def publish(job: Job) -> bool:
     files = publishing.card_files(job.card)
     reviewed = carding.check(job.card)
     _require_same(job, reviewed)
-    gating.refuse(reviewed.gates)
+    _judge_again(job, reviewed)
     before = space.existing("publish", PublishEvidence)
     changes: list[str] = []
     found = publishing.publish(
@@ -73,3 +73,27 @@ def _require_same(job: Job, reviewed: Evidence) -> None:
             why="it was edited, or rendered before the release was staged again",
             fix=f"render it again: `release-bot card {job.release.key}`",
         )
+
+
+def _judge_again(job: Job, reviewed: Evidence) -> None:
+    """The verdicts on the card are those of its own figures, and none of them blocks.
+
+    Raises Refused when they are not (the evidence was edited), GateFailed when one does.
+    """
+    thresholds, judged = job.recipe.thresholds, reviewed.gates
+    report, measured = reviewed.audit.report, reviewed.measurement
+    again = gating.judge(
+        thresholds,
+        report,
+        measured,
+        inputs_digest=gating.inputs_of(thresholds, report, measured),
+        override=judged.override,
+    )
+    if again != judged:
+        raise Refused(
+            "the card's verdicts are not those of its figures",
+            where=str(job.card),
+            why="evidence.json was edited, or judged by other thresholds",
+            fix=f"judge and render again: `release-bot gate {job.release.key}`, then card",
+        )
+    gating.refuse(judged)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_the_environment_is_what_was_passed_and_nothing_else(tmp_path: Path, mon
     monkeypatch.setenv("SOME_TOKEN", "do-not-pass-me")
     process.run(["env"], env={"PATH": ENV["PATH"], "A": "1"}, log_file=tmp_path / "x.log")
     names = {line.partition("=")[0] for line in (tmp_path / "x.log").read_text().splitlines()[1:]}
-    assert names == {"PATH", "A", "LC_CTYPE", process.EVENTS_FD}
+    assert names == {"PATH", "A", "LC_CTYPE", "TMPDIR", process.EVENTS_FD}
 
 
 def test_inherited_leaves_tokens_and_own_settings_out():
@@ -241,6 +242,7 @@ def test_a_program_deaf_to_sigterm_is_killed_after_the_grace_time(
 def test_the_bots_death_ends_the_whole_tree(tmp_path: Path, signum: int):
     bot = f"""
 import sys
+import tempfile
 sys.path.insert(0, {str(Path(process.__file__).parents[2])!r})
 from pathlib import Path
 from bot.edges import process
@@ -278,3 +280,11 @@ def test_no_thread_is_left(tmp_path: Path):
     before = threading.active_count()
     process.run(["true"], env=ENV, log_file=tmp_path / "x.log")
     assert threading.active_count() == before
+
+
+def test_a_childs_temporary_files_go_with_it(tmp_path: Path):
+    script = "import tempfile; open(tempfile.mkdtemp() + '/left', 'w').close(); print(tempfile.gettempdir())"
+    lines: list[str] = []
+    process.run(python(script), env=process.inherited(), log_file=tmp_path / "log", on_line=lines.append)
+    assert Path(lines[-1]) != Path(tempfile.gettempdir())
+    assert not Path(lines[-1]).exists()

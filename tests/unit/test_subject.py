@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import measured
 import pytest
 
 from bot import recipe as recipes
 from bot.errors import InputError
 from bot.serving import subject
-import measured
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "qwen3.5-tiny"
 SERVE = recipes.load("gptq-w4a16-g128").serve
