@@ -21,7 +21,7 @@ from bot.serving.server import KEPT_LINES, MEMORY_SHARE, START_TIMEOUT_S
 QUIET_TIMEOUT_S: Final = START_TIMEOUT_S  # neither a line nor progress for so long: it hangs
 
 
-def run(job: ScoreJob, engine: Engine, logs: Path) -> int:
+def run(job: ScoreJob, engine: Engine, logs: Path, *, quiet_timeout_s: float = QUIET_TIMEOUT_S) -> int:
     """Run the worker to its end; returns the most memory that its process tree held.
 
     Raises what the worker left as its error; NotServable or EngineError for an engine that failed.
@@ -50,8 +50,8 @@ def run(job: ScoreJob, engine: Engine, logs: Path) -> int:
                 raise symptoms.too_much_memory(
                     list(watch.lines), held_bytes=held, limit_bytes=limit, where=str(log_file)
                 )
-            if watch.quiet_s > QUIET_TIMEOUT_S:
-                raise symptoms.hung(list(watch.lines), timeout_s=QUIET_TIMEOUT_S, where=str(log_file))
+            if watch.quiet_s > quiet_timeout_s:
+                raise symptoms.hung(list(watch.lines), timeout_s=quiet_timeout_s, where=str(log_file))
     if child.returncode == 0:
         return child.peak_memory_bytes
     if error_file.is_file():

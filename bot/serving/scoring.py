@@ -57,7 +57,7 @@ def score(x: Examination) -> Scores:
         peak = score_process.run(job, x.engine, x.logs)
     finally:
         result = read_json(result_file, ScoreResult) if result_file.is_file() else None
-        if result and result.perplexity and result.garbage is None:
+        if result and result.perplexity:
             x.keep("perplexity", _perplexity(x, result))
     assert result is not None
     if result.garbage:

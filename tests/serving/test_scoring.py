@@ -352,6 +352,26 @@ def test_a_checkpoint_whose_scores_are_no_numbers(
     assert x.read("perplexity") is None
 
 
+def test_a_checkpoint_that_lacks_a_weight(place: Path, base: Examination) -> None:
+    folder = place / "lacking"
+    shutil.copytree(FIXTURE, folder)
+    for path in folder.glob("*.safetensors"):
+        tensors = checkpoints.read_safetensors(path)
+        if tensors.pop(NORM, None):
+            path.unlink()
+            checkpoints.write_safetensors(path, tensors, {"format": "pt"})
+    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    del index["weight_map"][NORM]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    x = examination(
+        folder, "base", place, base.dataset, base.engine, base.subject.serve, base.evaluation
+    )  # fmt: skip
+    with pytest.raises(NotServable) as caught:
+        scoring.score(x)
+    assert caught.value.kind == "weights_missing"
+    assert any("not initialized" in line for line in caught.value.log_tail)
+
+
 def test_passages_are_the_set_s_text(base: Examination) -> None:
     found = scoring.passages(base)
     assert "\n\n".join(found).strip() == "\n\n".join(_rows(base.dataset)).strip()
