@@ -73,7 +73,7 @@ def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
     names = only or recipes.names()
     for name in names:
         recipes.load(name)
-    from bot import pipeline
+    from bot import comparison, pipeline
 
     home = config.home / "demo"
     started = time.monotonic()
@@ -89,6 +89,7 @@ def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
             pipeline.run(_prepared(name, hub, config, home), until="gate")
         found = [_release(name, hub, config, home) for name in names]
     rows = [each["row"] for each in found]
+    compared = comparison.rows([each["evidence_document"] for each in found])
     index_page = pages.write_index(
         home / "pages" / "index.html", COLUMNS, rows, [f"{name}.html" for name in names]
     )
@@ -96,8 +97,11 @@ def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
     wall_s = time.monotonic() - started
     return {
         "schema_version": 1,
-        "releases": [{key: each[key] for key in each if key != "row"} for each in found],
+        "releases": [
+            {key: each[key] for key in each if key not in ("row", "evidence_document")} for each in found
+        ],
         "table": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
+        "comparison": [dict(zip(comparison.COLUMNS, row, strict=True)) for row in compared],
         "pages": [str(page) for page in written],
         "hub": str(home / "hub"),
         "serve": _serve_command(home),
@@ -168,7 +172,7 @@ def _release(name: str, hub: Any, config: Config, home: Path) -> dict[str, Any]:
         _fetch_card(hub, made.release.target_repo, card)
     page = pages.write_card(card, home / "pages" / f"{name}.html", made.release.target_repo)
     evidence = read_json(card / "evidence.json", Evidence)
-    return {**summary, "page": str(page), "row": _row(name, evidence)}
+    return {**summary, "page": str(page), "row": _row(name, evidence), "evidence_document": evidence}
 
 
 def _fetch_card(hub: Any, repo_id: str, folder: Path) -> None:
@@ -213,9 +217,12 @@ def _serve_command(home: Path) -> str:
 def farewell(found: dict[str, Any]) -> str:
     """What the demo ends with: the table, the pages, and the command that serves the embedded Hub."""
     rows = [tuple(row.values()) for row in found["table"]]
+    compared = [tuple(row.values()) for row in found["comparison"]]
+    columns = tuple(found["comparison"][0]) if compared else ()
     pages_shown = "\n".join(f"  {_shown(Path(page))}" for page in found["pages"])
     return (
         f"\n{log.table(COLUMNS, rows, title='The releases')}\n"
+        f"\n{log.table(columns, compared, title='Measured in vLLM, beside their base')}\n"
         f"\nin {log.duration(found['wall_s'])}. Rendered pages:\n{pages_shown}\n"
         f"\nTo look at the embedded Hub that they were published on:\n  {found['serve']}"
     )

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from bot import log
 from bot.errors import NotServable
 from bot.measurements import Failure, Sitting
-from bot.serving import canaries, drafting, prompts, scoring, server, soak, speed
+from bot.serving import canaries, command, drafting, prompts, scoring, server, soak, speed
 from bot.serving.examination import Examination, sitting_path
 from bot.serving.server import Server
 
@@ -84,7 +84,8 @@ def _served(x: Examination, name: str, steps: Mapping[str, Measure], *, drafts: 
 
 
 def _canaries(x: Examination, running: Server) -> BaseModel:
-    caching = bool(x.subject.serve.enable_prefix_caching)
+    set_flags = command.settings(x.subject, x.engine, drafting=x.subject.facts.drafts)
+    caching = "--no-enable-prefix-caching" not in set_flags  # the engine's own default is on
     return canaries.run(running.client, x.subject, prefix_caching=caching)
 
 
