@@ -139,7 +139,9 @@ def _agreement(asked: Asked) -> Seen:
 
 
 def _continued(asked: Asked, beginning: str | Sequence[int]) -> list[int]:
-    return asked.client.complete(beginning, max_tokens=AGREEMENT_TOKENS, ignore_eos=True).token_ids
+    # Log-probabilities are asked for since weights that are no numbers answer, and only these show it.
+    answer = asked.client.complete(beginning, max_tokens=AGREEMENT_TOKENS, ignore_eos=True, logprobs=0)
+    return answer.token_ids
 
 
 # ── vision ─────────────────────────────────────────────────────────────────────────────────

@@ -99,7 +99,7 @@ SYMPTOMS: Final = (
         fix="`release-bot audit` names the shard; copy or quantize it again",
     ),
     Symptom(
-        words=r"exceeds dimension size|size mismatch|shape mismatch|Attempted to load weight",
+        words=r"exceeds dimension size|size mismatch|shape mismatch|Attempted to load weight \(",
         kind="did_not_load",
         why="a tensor has another shape than the config promises",
         fix=_AUDIT,

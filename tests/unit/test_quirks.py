@@ -137,7 +137,7 @@ def test_an_entry_that_says_too_little_is_refused(change: dict[str, Any]):
     ("packing", "drafting", "more"),
     [
         ("none", False, set()),
-        ("none", True, {"cpu-prefix-caching-with-mtp"}),
+        ("none", True, {"cpu-prefix-caching-with-mtp", "cpu-draft-at-the-end"}),
         ("gptq", False, {"weights-untracked", "desc-act-refused", "cpu-w4a8"}),
         ("auto_round:auto_gptq", False, {"weights-untracked", "desc-act-refused", "cpu-w4a8"}),
         ("nvfp4", False, {"weights-untracked", "cpu-nvfp4-kernel"}),
