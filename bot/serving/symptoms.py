@@ -75,7 +75,8 @@ SYMPTOMS: Final = (
     ),
     Symptom(
         words=r"Unknown quantization method|Failed to find a kernel that can implement"
-        r"|quantization method \S+ is not supported|minimum capability|not supported for the current GPU|Forced NVFP4 kernel",
+        r"|quantization method \S+ is not supported|minimum capability|not supported for the current GPU"
+        r"|Forced NVFP4 kernel",
         kind="unsupported",
         why="this engine or this device has no kernel for the checkpoint's packing",
         fix="`release-bot doctor` says which formats this machine runs",
