@@ -12,7 +12,7 @@ from rehearsed import ROOT, Rehearsed
 from bot import config
 from bot import recipe as recipes
 from bot.cardexamples import card_examples
-from bot.edges import environment
+from bot.edges import environment, process
 from bot.evidence import Evidence
 from bot.models import read_json
 from bot.serving import engine as engines
@@ -21,6 +21,8 @@ from bot.serving import pictures, server, subject
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 SERVED = "gptq-w4a16-g128"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+# Declares two operators of torchvision, whose wheel wants CUDA; a reader's torchvision has them.
+SHIMS = {"PYTHONPATH": str(ROOT / "bot" / "serving" / "site")}
 
 
 def printed(demo: Rehearsed, name: str) -> dict[str, str]:
@@ -75,9 +77,9 @@ def test_the_checkpoint_loads_as_the_card_says(demo: Rehearsed, tmp_path: Path, 
     examples, repo = printed(demo, name), demo.release(name)["target_repo"]
     assert repo in examples["loading"]
     code = examples["loading"].replace(repo, str(demo.snapshot(name))).replace("256", "24")
-    from bot.edges import process
-
-    assert run(tools.python, code, tmp_path, {**process.inherited(), **OFFLINE, "HF_HOME": str(tmp_path)})
+    assert run(
+        tools.python, code, tmp_path, {**process.inherited(), **OFFLINE, **SHIMS, "HF_HOME": str(tmp_path)}
+    )
 
 
 def test_a_format_that_transformers_does_not_load_prints_no_loader(demo: Rehearsed):
