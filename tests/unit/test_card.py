@@ -6,29 +6,41 @@ import json
 import re
 import shutil
 import unicodedata
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jinja2
 import pytest
 import yaml
+from cards import GOLDEN, golden, judged, siblings_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from measured import canaries, divergence, load, measurement, perplexity, soak, subject
 
-from bot import cardlint, figures
+from bot import cardlint, cardtext, comparison, figures, plots
 from bot.errors import GateFailed, InputError
-from bot.evidence import Evidence
-from bot.models import read_json, write_json
+from bot.evidence import Evidence, Override
+from bot.localhub import cards as localcards
+from bot.measurements import Failure
+from bot.models import write_json
 from bot.recipe import names
 from bot.stages import card
 
-GOLDEN = Path(__file__).resolve().parents[1] / "fixtures" / "cards"
+NOTHING = dict.fromkeys(
+    ("load", "canaries", "acceptance", "soak", "speed", "load_plain", "equality", "speed_plain")
+) | dict.fromkeys(("perplexity", "divergence"))
 
 
 def evidence(name: str) -> Evidence:
-    return read_json(GOLDEN / name / "evidence.json", Evidence)
+    return golden(name)
+
+
+@cache
+def full() -> Evidence:
+    """A release measured in every way, beside base, FP8 repo and two siblings."""
+    return judged(siblings=siblings_of("gptq-foem-g32"))
 
 
 def changed(found: Evidence, **values: object) -> Evidence:
@@ -44,7 +56,8 @@ def changed(found: Evidence, **values: object) -> Evidence:
 
 
 def problems(text: str, found: Evidence) -> list[str]:
-    return cardlint.lint(text, found.model_dump(mode="json"), rendered=card.render(found))
+    known, quoted = card.known_figures(found), card.quoted_texts(found)
+    return cardlint.lint(text, known=known, rendered=card.render(found), quoted=quoted)
 
 
 @pytest.mark.parametrize("name", names())
@@ -101,7 +114,7 @@ def shown(source: str) -> tuple[str, set[str]]:
 @example("<b>*x*</b> [a](b) ![a](b) &amp; `x` ~~y~~ \\")
 def test_text_from_outside_shows_as_it_is(text: str):
     plain = "".join(c for c in " ".join(f"x{text}x".split()) if unicodedata.category(c) not in ("Cc", "Cf"))
-    escaped = card.markdown(f"x{text}x")
+    escaped = cardtext.markdown(f"x{text}x")
     assert shown(escaped) == (plain, {"text"})
     # GFM links these where they stand unescaped.
     assert not re.search(r"(?i)(?<!\\):(?=//)|www(?=\.)|(?<!\\)@", escaped)
@@ -114,18 +127,18 @@ def test_text_from_outside_shows_as_it_is(text: str):
 def test_code_from_outside_shows_as_it_is(text: str):
     plain = "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cf"))
     plain = plain.strip().replace("|", "¦")
-    assert shown(card.code(text)) == ((plain, {"code_inline"}) if plain else ("", set()))
+    assert shown(cardtext.code(text)) == ((plain, {"code_inline"}) if plain else ("", set()))
 
 
 def test_fenced_text_keeps_lines_and_cannot_close_the_fence():
-    inside = card.fenced("a\tb\n```\n<x>\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}")
+    inside = cardtext.fenced("a\tb\n```\n<x>\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}")
     (token,) = MarkdownIt().parse(f"```console\n{inside}\n```")
     assert token.content == "a\tb\n'''\n<x>[31m\n"
 
 
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "https://x/)[y](z", "http://x y"])
 def test_a_link_from_outside_cannot_break_out(link: str):
-    shown = card.url(link)
+    shown = cardtext.url(link)
     assert not shown.startswith("javascript")
     assert not set(shown) & set(" ()[]<>\"'")
 
@@ -149,7 +162,7 @@ def test_a_dead_mtp_head_is_never_called_identical():
 
 
 BEFORE_LIMITS = [
-    ("It reaches 87.31% of the base.", "'87.31' is not in the evidence"),
+    ("It reaches 87.31377% of the base.", "'87.31377' is not in the evidence"),
     ("The 27B model.", "'27B' is not in the evidence"),
     ("It is 2x as fast.", "'2x' is not in the evidence"),
     ("120tok/s", "'120tok' is not in the evidence"),
@@ -198,9 +211,9 @@ BEFORE_LIMITS = [
     ("before", "after", "words"),
     [
         *(("## Limits", f"{added}\n\n## Limits", words) for added, words in BEFORE_LIMITS),
-        ("| 16.00 |", "| 16.00 | 3.99 |\n| x |", "'3.99' is not in the evidence"),
+        ("| 16.00 |", "| 16.00 | 3.99771 |\n| x |", "'3.99771' is not in the evidence"),
         ("| vision tower |", "| towers |", "'| vision tower | BF16 | 33 | 0.6 MiB |' is missing"),
-        ("> **Rehearsal.** This release was made to try the pipeline, not to be used.\n", "", "Rehearsal"),
+        ("> **Rehearsal.** This release", "This release", "the line '> **Rehearsal.** This release"),
         ("## Limits\n", "", "'## Limits' is missing"),
         (
             "- Runs natively on Blackwell GPUs only; elsewhere engines emulate it, slowly.\n",
@@ -263,11 +276,10 @@ def test_reviewers_may_edit_prose():
 
 
 def test_a_figure_written_into_the_template_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    source = (card.TEMPLATES / "card.md.j2").read_text(encoding="utf-8")
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "card.md.j2").write_text(
-        source.replace("## Audit", "It keeps 98.765%.\n\n## Audit")
-    )
+    source = (card.TEMPLATES / "making.md.j2").read_text(encoding="utf-8")
+    shutil.copytree(card.TEMPLATES, tmp_path / "templates")
+    edited = source.replace("## Audit", "It keeps 98.765%.\n\n## Audit")
+    (tmp_path / "templates" / "making.md.j2").write_text(edited, encoding="utf-8")
     monkeypatch.setattr(card, "TEMPLATES", tmp_path / "templates")
     with pytest.raises(GateFailed, match=r"as rendered: '98\.765' is not in the evidence") as refused:
         card.render_to(tmp_path / "card", evidence("nvfp4"))
@@ -295,119 +307,20 @@ def test_refuse_names_every_problem():
     assert refused.value.problems == ["one", "two"]
 
 
-def test_every_edit_of_a_figure_is_found():
-    """Each number of the body, changed alone, is a problem."""
-    found = evidence("nvfp4")
-    text = card.render(found)
-    head, table, body = text.partition("| | base |")
-    tried = missed = 0
-    for match in figures.NUMBER.finditer(body):
-        if body[max(0, match.start() - 1)] in "`-_" or "." not in match[0]:
-            continue
-        edited = body[: match.start()] + "73.9137" + body[match.end() :]
-        tried += 1
-        missed += not problems(f"{head}{table}{edited}", found)
-    assert tried > 15
-    assert missed == 0
-
-
 def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path):
     found = evidence("gptq-foem-g32")
     assert card.render_to(tmp_path / "card", found) is True
     before = {p: p.read_bytes() for p in (tmp_path / "card").rglob("*") if p.is_file()}
-    assert {p.name for p in before} == {"README.md", "evidence.json", "size.png", "distance.png"}
+    drawn = {path for plot in plots.of(found, comparison.of(found)) for path in plot.paths}
+    written = {p.relative_to(tmp_path / "card").as_posix() for p in before}
+    assert written == {"README.md", "evidence.json", *drawn}
+    assert set(re.findall(r"\((plots/[\w-]+\.png)#", card.render(found))) == {p for p in drawn if ".png" in p}
     assert card.render_to(tmp_path / "card", found) is False
     broken = changed(found, base__license="")
     with pytest.raises(GateFailed, match="metadata lacks license"):
         card.render_to(tmp_path / "card", broken)
     assert before == {p: p.read_bytes() for p in (tmp_path / "card").rglob("*") if p.is_file()}
     assert [p.name for p in tmp_path.iterdir()] == ["card"]
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "card"
-    card.render_to(folder, evidence("gptq-foem-g32"))
-    return folder
-
-
-def test_plots_hold_as_drawn_and_compressed_otherwise(drawn: Path, tmp_path: Path):
-    folder = shutil.copytree(drawn, tmp_path / "card")
-    assert card.check(folder) == evidence("gptq-foem-g32")
-    data = (folder / "plots/size.png").read_bytes()
-    (folder / "plots/size.png").write_bytes(recompressed(data, lambda pixels: pixels))
-    assert (folder / "plots/size.png").read_bytes() != data
-    card.check(folder)
-
-
-def recompressed(png: bytes, edit: Callable[[bytes], bytes]) -> bytes:
-    """`png` with its filtered scanlines edited and stored as one chunk without compression."""
-    pieces, pixels, at = [png[:8]], b"", 8
-    while at < len(png):
-        size = int.from_bytes(png[at : at + 4], "big")
-        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + size]
-        if kind == b"IDAT":
-            pixels += body
-        else:
-            if kind == b"IEND":
-                data = b"IDAT" + zlib.compress(edit(zlib.decompress(pixels)), 0)
-                pieces.append((len(data) - 4).to_bytes(4, "big") + data + zlib.crc32(data).to_bytes(4, "big"))
-            pieces.append(png[at : at + 12 + size])
-        at += 12 + size
-    return b"".join(pieces)
-
-
-def one_pixel(pixels: bytes) -> bytes:
-    """The last byte of the last pixel's colour changed by one."""
-    return pixels[:-2] + bytes([pixels[-2] ^ 1]) + pixels[-1:]
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda plots: (plots / "size.png").unlink(), "plots/size.png is missing"),
-        (lambda plots: shutil.rmtree(plots), "plots/distance.png is missing"),
-        (
-            lambda plots: (plots / "speed.png").write_bytes(b"x"),
-            "plots/speed.png is not one of this card's plots",
-        ),
-        (
-            lambda plots: (plots / "distance.png").write_bytes((plots / "size.png").read_bytes()),
-            "distance.png is not",
-        ),
-        (
-            lambda plots: (plots / "size.png").write_bytes(b"x"),
-            "plots/size.png is not what the evidence draws",
-        ),
-        (
-            lambda plots: (plots / "size.png").write_bytes(
-                recompressed((plots / "size.png").read_bytes(), one_pixel)
-            ),
-            "plots/size.png is not what the evidence draws",
-        ),
-        (
-            lambda plots: (plots / "size.png").write_bytes(
-                (plots / "size.png").read_bytes()[:-60] + b"\0" * 60
-            ),
-            "plots/size.png is not what the evidence draws",
-        ),
-    ],
-)
-def test_a_plot_that_evidence_does_not_draw_is_refused(
-    drawn: Path, tmp_path: Path, change: Callable[[Path], object], words: str
-):
-    folder = shutil.copytree(drawn, tmp_path / "card")
-    change(folder / "plots")
-    with pytest.raises(GateFailed, match=re.escape(words)):
-        card.check(folder)
-
-
-def test_a_symlink_is_no_plot(drawn: Path, tmp_path: Path):
-    folder = shutil.copytree(drawn, tmp_path / "card")
-    (folder / "plots/size.png").unlink()
-    (folder / "plots/size.png").symlink_to(drawn / "plots/size.png")
-    with pytest.raises(GateFailed, match=r"plots/size\.png is missing"):
-        card.check(folder)
 
 
 def test_evidence_that_was_edited_out_of_shape_is_unreadable(tmp_path: Path):
@@ -420,3 +333,249 @@ def test_evidence_that_was_edited_out_of_shape_is_unreadable(tmp_path: Path):
         card.check(tmp_path)
     with pytest.raises(InputError, match="surprise"):
         cardlint.lint_file(tmp_path / "README.md")
+
+
+# ── what is printed, and where ─────────────────────────────────────────────────────────────
+
+
+def sections(text: str) -> dict[str, str]:
+    """The body of each section by its heading, code blocks included."""
+    parts = re.split(r"(?m)^##+ (.+)$", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """The rows of the first table, by their first cell."""
+    lines = [line for line in text.split("\n") if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0].strip("| "): row[1:] for row in cells}
+
+
+def test_a_card_measured_in_every_way_holds():
+    assert problems(card.render(full()), full()) == []
+
+
+def test_what_a_reader_wants_first_stands_first():
+    headings = list(sections(card.render(full())))
+    first = ["TL;DR", "Which recipe should I take?", "Serve it", "Known engine issues", "Perplexity"]
+    assert headings[:5] == first
+    wanted = {"Reproduce", "Tested on", "Files", "Citation", "Limits", "Gates", "Speed", "Memory"}
+    assert wanted <= set(headings)
+
+
+def test_the_table_sets_every_checkpoint_beside_the_base():
+    text = sections(card.render(full()))["TL;DR"]
+    rows = table(text)
+    assert rows[""] == ["this release", "base", "official FP8", "gptq-w4a16-g128", "nvfp4"]
+    assert rows["perplexity ± standard error (change)"][:2] == ["7.1300 ± 0.0371 (+1.86%)", "7.0000 ± 0.0364"]
+    kld = next(cells for label, cells in rows.items() if label.startswith("KL divergence"))
+    assert kld[:2] == ["0.0210 (0.0204–0.0218), full", "itself"]
+    one_stream = ["118.0 (1.90×)", "62.0", "96.0 (1.55×)", "100.0 (1.61×)", "emulated"]
+    assert rows["tokens/s, 1 stream (over the base)"] == one_stream
+    assert rows["tokens/s, 16 streams (over the base)"][-1] == "emulated"
+    assert "- speed of nvfp4: this machine only emulates the format (it needs FP4 matrix units;" in text
+    assert "- size of official FP8: " in text
+
+
+def test_the_validated_command_stands_to_the_letter_and_its_overlay_with_it():
+    found, text = full().measurement.release.load, sections(card.render(full()))
+    assert found is not None
+    assert f"```console\n$ {found.command}\n```" in text["Serve it"]
+    for item in found.overlay:
+        row = f"| {cardtext.code(item.name)} | {cardtext.code(item.value)} | {cardtext.markdown(item.why)} |"
+        assert row in text["Tested on"]
+
+
+def test_the_examples_are_the_files_that_tests_run():
+    found = card.card_examples(full())
+    assert list(found) == ["text", "image", "loading"]
+    text = card.render(full())
+    for program in found.values():
+        compile(program, "example", "exec")
+        assert f"```python\n{program}\n```" in text
+        assert full().release.target_repo in program
+        assert "org/model" not in program
+    assert "http://localhost:8000/v1" in found["text"]
+
+
+def test_no_loading_example_where_transformers_has_no_loader():
+    found = judged(recipe="nvfp4")
+    assert list(card.card_examples(found)) == ["text", "image"]
+    assert "transformers has no loader for this packing." in card.render(found)
+
+
+def test_advice_comes_from_figures_and_a_single_release_says_so():
+    text = sections(card.render(full()))["Which recipe should I take?"]
+    assert "- **Closest to the base**: `gptq-foem-g32`, with a mean KL divergence of 0.0210 nats." in text
+    assert "- **Smallest**: `gptq-w4a16-g128`, 5.9 MiB." in text
+    assert "- **Fastest** with 1 stream: `gptq-foem-g32`, 118.0 tokens/s." in text
+    alone = sections(card.render(judged()))["Which recipe should I take?"]
+    assert "No other recipe of this base was measured" in alone
+    assert "**" not in alone
+
+
+def test_one_line_reproduces_the_release():
+    found = full().release
+    line = f"$ release-bot run {found.base.repo_id}@{found.base.revision} --recipe gptq-foem-g32 --set "
+    (shown,) = [each for each in card.render(full()).split("\n") if each.startswith("$ release-bot")]
+    assert shown.startswith(line)
+    assert all(key in shown for key in found.overrides)
+
+
+def test_files_say_what_losses_and_settings_are():
+    text = sections(card.render(full()))["Files"]
+    assert "| `quant_log.csv`: loss of every quantized module |" in text
+    assert "| `quantize_config.json`: the quantizer's settings |" in text
+
+
+def test_shortened_measurements_are_stated():
+    short = measurement(
+        release={
+            "perplexity": perplexity(7.13, shortened=True, num_tokens=16_384, num_tokens_scored=16_383),
+            "divergence": divergence(kind="lower_bound", k=128, tail_mass=0.0123),
+            "soak": soak(),
+        }
+    )
+    text = card.render(judged(short))
+    limits = sections(text)["Limits"]
+    assert "Perplexity was shortened to the first 16,384 tokens" in limits
+    assert "The soak was shortened: it reached 8,192 of 40,960 tokens" in limits
+    assert "a lower bound" in limits
+    assert "**Shortened**: only the first 16,384 tokens" in text
+    assert "the base's 128 likeliest tokens and one bucket for the rest, which holds 1.2%" in text
+    assert ", lower bound |" in sections(text)["TL;DR"]
+
+
+# ── what is not there ──────────────────────────────────────────────────────────────────────
+
+
+def figures_of(section: str) -> list[str]:
+    return figures.numbers(re.sub(r"```.*?```", "", section, flags=re.S))
+
+
+def failed() -> Evidence:
+    log = [
+        "INFO quantization=None, x={name}",
+        "ERROR TODO not initialized: {'mtp.fc.weight'}",
+        "```",
+        "<NAME>",
+    ]
+    failure = Failure(kind="weights_missing", what="weights are missing: {'mtp.fc.weight'}", log_tail=log)
+    return judged(measurement(release={**NOTHING, "failure": failure, "sittings": {}}))
+
+
+def test_a_release_that_does_not_serve_still_gets_its_card_marked():
+    found = failed()
+    text = card.render(found)
+    assert problems(text, found) == []
+    head = text.split("## TL;DR")[0]
+    assert "> **This release does not serve**: weights are missing from it." in head
+    assert "> **This release does not pass its gates.**" in head
+    assert "ERROR TODO not initialized: {'mtp.fc.weight'}" in head
+    parts = sections(text)
+    silent = [
+        "Perplexity",
+        "Divergence from the base",
+        "Drafting with MTP",
+        "As a conversation grows",
+        "Speed",
+    ]
+    for name in [*silent, "Drafting on against off", "Memory", "Serve it"]:
+        assert figures_of(parts[name]) == [], name
+        assert "weights are missing from it" in parts[name]
+    assert "```python" not in text
+    assert "plots/latency" not in text
+    assert "plots/soak" not in text
+
+
+@pytest.mark.parametrize("line", ["ERROR TODO not initialized: {'mtp.fc.weight'}", "<NAME>"])
+def test_a_log_line_is_no_excuse_elsewhere(line: str):
+    found = failed()
+    edited = card.render(found).replace("## Limits", f"{line}\n\n## Limits")
+    assert any("placeholder" in each for each in problems(edited, found))
+
+
+def test_reasons_in_other_words_do_not_stop_a_card():
+    why = "Qwen/x-FP8 does not serve here: quantization = None, TODO"
+    found = judged(measurement(release={}).model_copy(update={"fp8": None, "not_measured": {"fp8": why}}))
+    text = card.render(found)
+    assert "TODO" in sections(text)["Limits"]
+    assert problems(text, found) == []
+
+
+def test_a_base_without_mtp_and_vision_says_so():
+    bare = {"drafts": False, "num_mtp_tensors": 0, "num_visual_tensors": 0}
+    parts = dict.fromkeys(("acceptance", "soak", "equality", "load_plain", "speed_plain"))
+    measured = measurement(
+        release={"subject": subject(**bare), "load": load(drafting=False), **parts},
+        base={"subject": subject("base", **bare), "load": load(drafting=False), **parts},
+        fp8={"subject": subject("fp8", **bare), **parts},
+    )
+    found = changed(judged(measured), base__num_mtp_tensors=0, base__num_visual_tensors=0)
+    text = card.render(found)
+    assert problems(text, found) == []
+    for name in ("Drafting with MTP", "As a conversation grows", "Drafting on against off"):
+        assert "it has no MTP head." in sections(text)[name]
+        assert figures_of(sections(text)[name]) == []
+    assert "The base has no vision tower, so it takes text only." in text
+    assert "image.png" not in text
+
+
+def test_an_override_says_who_and_why():
+    broken = measurement(release={"canaries": canaries(image={"held": False, "answers": ["return None"]})})
+    decision = Override(
+        gates=["canary.image"], who="Ann <a@b.c>", why="seen | fine", at="2026-11-21", inputs_digest="f" * 64
+    )
+    held, let = judged(broken), judged(broken, override=decision)
+    assert "> **This release does not pass its gates.** 1 of 26 hold it back" in card.render(held)
+    text = card.render(let)
+    assert "does not pass its gates" not in text
+    line = (
+        r"**To be published in spite of canary.image.** Ann \<a\@b.c\> decided so on 2026-11-21: seen \| fine"
+    )
+    assert f"> {line}" in text
+    assert "('return None')" in text.split("## TL;DR")[0]
+    assert problems(text, let) == []
+
+
+def test_anomalous_is_shown_as_such():
+    found = judged(measurement(release={"perplexity": perplexity(6.0)}))
+    text = card.render(found)
+    assert re.search(r"(?m)^ppl\.ratio, anomalous \(0\.8571, limit 0\.97\): ", text.split("## TL;DR")[0])
+    assert "| `ppl.ratio` | **anomalous** | 0.8571 | 0.97 |" in text
+
+
+# ── figures ────────────────────────────────────────────────────────────────────────────────
+
+
+def edits(text: str) -> Iterator[tuple[str, str]]:
+    """Every number with a decimal point of the card's body, and the card with that one changed."""
+    start = text.index("## TL;DR")
+    for match in figures.NUMBER.finditer(text, start):
+        if "." in match[0] and text[match.start() - 1] not in "`-_":
+            yield match[0], text[: match.start()] + "73.9137" + text[match.end() :]
+
+
+def test_every_measured_figure_that_is_edited_is_found():
+    found, text = full(), card.render(full())
+    known, rendered = card.known_figures(found), text
+    tried = [(value, cardlint.lint(edited, known=known, rendered=rendered)) for value, edited in edits(text)]
+    assert len(tried) > 150
+    assert [value for value, shown in tried if not shown] == []
+
+
+def test_a_derived_figure_is_known_and_another_one_is_not():
+    known = card.known_figures(full())
+    assert {"1.86", "1.90", "0.972", "1.0186"} <= known
+    assert not {"1.87", "1.93", "0.9723"} & known
+
+
+def test_siblings_from_the_hub_are_text_from_outside():
+    evil = siblings_of("gptq-foem-g32")[0].model_copy(update={"headline": "x](https://evil) <b>| `y` \n# z"})
+    found = judged(siblings=[evil])
+    text = card.render(found)
+    html = localcards.render(text)
+    assert "<b>" not in html
+    assert 'href="https://evil"' not in html
+    assert "\n# z" not in text
+    assert problems(text, found) == []

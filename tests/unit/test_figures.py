@@ -19,6 +19,12 @@ from bot import figures
         (figures.seconds(3204), "53.4 min"),
         (figures.seconds(12.34), "12.3 s"),
         (figures.fixed(0.10984), "0.110"),
+        (figures.change(0.01857), "+1.86%"),
+        (figures.change(-0.2), "\N{MINUS SIGN}20.00%"),
+        (figures.nats(0.02134), "0.0213"),
+        (figures.nats(0.000217), "0.000217"),
+        (figures.nats(0.0), "0.0000"),
+        (figures.short(0.98711), "0.9871"),
         (figures.plain(True), "true"),
         (figures.plain(None), "none"),
     ],
@@ -27,14 +33,20 @@ def test_shown_forms(shown, expected):
     assert shown == expected
 
 
-@given(st.integers(0, 10**12) | st.floats(0, 1e9, allow_nan=False))
+@given(st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9, allow_nan=False))
 def test_every_shown_form_is_a_form_of_its_value(value):
     known = figures.forms({"x": [value]})
     shown = [figures.gib(value), figures.percent(value), figures.seconds(value), figures.fixed(value)]
+    shown += [figures.change(value), figures.nats(value), figures.short(value)]
     if isinstance(value, int):
         shown.append(figures.count(value))
     for text in shown:
-        assert set(figures.numbers(text)) <= known
+        assert {each.lstrip("-\N{MINUS SIGN}") for each in figures.numbers(text)} <= known
+
+
+def test_token_ids_are_no_figures():
+    assert "4711" not in figures.forms({"tokens": [[4711]]})
+    assert "4711" in figures.forms({"tokens": 4711})
 
 
 def test_numbers_in_text():
