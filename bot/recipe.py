@@ -182,13 +182,17 @@ class SoakPlan(RecipeModel):
 
 
 class SpeedPlan(RecipeModel):
-    """The load of `vllm bench serve`; one warm-up, then `num_runs` runs at each number of streams."""
+    """The load of `vllm bench serve`; one warm-up, then `num_runs` runs at each number of streams.
+
+    Real prompts are asked in one stream, the first `prompts_per_kind` of each kind.
+    """
 
     input_tokens: PositiveInt
     output_tokens: PositiveInt
     streams: list[PositiveInt] = Field(min_length=1)
     num_runs: int = Field(ge=3, le=20)
     prompts_per_stream: PositiveInt
+    prompts_per_kind: PositiveInt
 
 
 class Evaluation(RecipeModel):

@@ -38,7 +38,7 @@ _SHORT = {
     "evaluation.drafting.output_tokens": "64",
     "evaluation.soak": "{context_tokens: 6144, window_tokens: 1024, output_tokens: 128}",
     "evaluation.speed": "{input_tokens: 128, output_tokens: 32, streams: [1, 16], num_runs: 3, "
-    "prompts_per_stream: 2}",
+    "prompts_per_stream: 2, prompts_per_kind: 2}",
 }
 SCALE: dict[str, dict[str, str]] = {
     "gptq-foem-g32": {**_SHORT, "calibration.sets.*.lengths.min_tokens": "64"},

@@ -61,7 +61,8 @@ def plan_runs(plan: SpeedPlan, *, max_num_seqs: int, kinds: Mapping[str, Sequenc
         (RANDOM, streams, plan.input_tokens, plan.prompts_per_stream * streams, ())
         for streams in plan.streams
     ]
-    loads += [(kind, 1, None, len(prompts), tuple(prompts)) for kind, prompts in kinds.items() if prompts]
+    asked = {kind: tuple(prompts[: plan.prompts_per_kind]) for kind, prompts in kinds.items()}
+    loads += [(kind, 1, None, len(prompts), prompts) for kind, prompts in asked.items() if prompts]
     return [
         BenchLoad(
             dataset=dataset,

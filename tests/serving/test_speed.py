@@ -23,7 +23,9 @@ from bot.serving.engine import Engine
 from bot.serving.server import Server
 from bot.serving.subject import Subject
 
-PLAN = SpeedPlan(input_tokens=64, output_tokens=16, streams=[1, 2], num_runs=3, prompts_per_stream=2)
+PLAN = SpeedPlan(
+    input_tokens=64, output_tokens=16, streams=[1, 2], num_runs=3, prompts_per_stream=2, prompts_per_kind=8
+)
 KINDS = {"code": ["Write a function that adds two numbers.", "def fib(n):\n"], "prose": ["Tell a story."]}
 LOADS = [("random", 1, 2), ("random", 2, 4), ("code", 1, 2), ("prose", 1, 1)]
 Measure = Callable[..., Speeds]

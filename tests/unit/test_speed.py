@@ -25,7 +25,14 @@ from bot.serving.engine import Engine
 from bot.serving.server import Server
 from bot.serving.subject import Subject
 
-PLAN = SpeedPlan(input_tokens=1024, output_tokens=256, streams=[1, 16], num_runs=3, prompts_per_stream=2)
+PLAN = SpeedPlan(
+    input_tokens=1024,
+    output_tokens=256,
+    streams=[1, 16],
+    num_runs=3,
+    prompts_per_stream=2,
+    prompts_per_kind=8,
+)
 KINDS = {"code": ["one", "two\nlines"], "prose": ["three"]}
 TARGET = Target(url="http://127.0.0.1:9", model="m", tokenizer="/somewhere/checkpoint")
 
