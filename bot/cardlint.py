@@ -34,6 +34,7 @@ REQUIRED = (
     "quantized_by",
 )
 MAX_METADATA_CHARS = 64_000
+MAX_METADATA_DEPTH = 16
 PLACEHOLDERS = re.compile(
     r"\b(?:TODO|TBD|FIXME)\b"
     # Lower case too, but not as a part of a name such as org/todo-list.
@@ -133,9 +134,8 @@ def _metadata(text: str) -> tuple[dict[Any, Any] | None, list[str]]:
     if len(block) > MAX_METADATA_CHARS:
         return None, [f"the metadata has {len(block)} characters, more than {MAX_METADATA_CHARS}"]
     try:
-        # Aliases and merge keys can grow without bound; a card needs none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block, Loader=yaml.SafeLoader)):
-            return None, ["the metadata has YAML aliases"]
+        if refusal := _unbounded(block):
+            return None, [refusal]
         node = yaml.compose(block, Loader=yaml.SafeLoader)
         found = yaml.safe_load(block)
     except (yaml.YAMLError, ValueError, RecursionError) as e:
@@ -148,6 +148,18 @@ def _metadata(text: str) -> tuple[dict[Any, Any] | None, list[str]]:
     if found.get("base_model_relation") not in (None, "quantized"):
         problems.append("metadata base_model_relation is not 'quantized'")
     return found, problems
+
+
+def _unbounded(block: str) -> str | None:
+    """Why reading this YAML could take without bound: aliases and merge keys, or deep nesting."""
+    depth = 0
+    for event in yaml.parse(block, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            return "the metadata has YAML aliases"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_METADATA_DEPTH:
+            return f"the metadata is nested deeper than {MAX_METADATA_DEPTH}"
+    return None
 
 
 def _fenced_lines(text: str) -> Iterator[tuple[int, str]]:

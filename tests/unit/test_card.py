@@ -228,7 +228,7 @@ BEFORE_LIMITS = [
         ("license: apache-2.0\n", "license: apache-2.0\nauthor: me\n", "metadata author is not what"),
         ("base_model_relation: quantized", "base_model_relation: finetune", "not 'quantized'"),
         ("---\nbase_model", "--\nbase_model", "no YAML metadata"),
-        ("---\nbase_model", f"---\nx: {'[' * 20_000}\nbase_model", "metadata is not YAML"),
+        ("---\nbase_model", f"---\nx: {'[' * 20_000}\nbase_model", "nested deeper than 16"),
         ("---\nbase_model", "---\nx: 2026-13-45\nbase_model", "metadata is not YAML"),
         ("---\nbase_model", f"---\nx: {'y' * 70_000}\nbase_model", "more than 64000"),
         ("---\nbase_model", "---\nx: &a [y]\nz: *a\nbase_model", "YAML aliases"),
