@@ -58,6 +58,7 @@ class Side(Model):
     kld_high: float | None
     kld_is_full: bool
     top1_agreement: float | None
+    num_speculative_tokens: int | None
     acceptance_length: float | None
     acceptance_rate: float | None
     acceptance_by_position: list[float]

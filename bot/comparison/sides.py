@@ -43,6 +43,7 @@ def side(
 ) -> Side:
     """One column. `base` is what ratios are over, none for itself; `told` says why parts are missing."""
     yardstick = base if base is not None and comparable(found.engine, base.engine) is None else None
+    drafting = yardstick if yardstick and _drafts_alike(found, yardstick) else None
     return Side(
         kind=kind,
         title=title,
@@ -52,8 +53,8 @@ def side(
         **_size(weights, base_weights),
         **_ppl(found.perplexity, yardstick.perplexity if yardstick else None),
         **_kld(found.divergence),
-        **_acceptance(found, yardstick),
-        speeds=_speeds(found.speed, yardstick.speed if yardstick else None),
+        **_acceptance(found, drafting),
+        speeds=_speeds(found.speed, drafting.speed if drafting else None),
         plain_speeds=_speeds(found.speed_plain, yardstick.speed_plain if yardstick else None),
         absent=_absent(kind, found, weights, told),
     )
@@ -112,11 +113,18 @@ def _kld(found: Divergence | None) -> dict[str, Any]:
 def _acceptance(found: Examined, base: Examined | None) -> dict[str, Any]:
     own, other = _drafts(found), _drafts(base)
     return {
+        "num_speculative_tokens": found.acceptance.num_speculative_tokens if found.acceptance else None,
         "acceptance_length": own.length if own else None,
         "acceptance_rate": own.rate if own else None,
         "acceptance_by_position": own.by_position if own else [],
         "acceptance_ratio": ratio(own.rate, other.rate) if own and other else None,
     }
+
+
+def _drafts_alike(found: Examined, base: Examined) -> bool:
+    """Whether both drafted as many tokens at a time: recipes differ in it, and the base follows each."""
+    one, other = found.acceptance, base.acceptance
+    return (one and one.num_speculative_tokens) == (other and other.num_speculative_tokens)
 
 
 def _drafts(found: Examined | None) -> Drafts | None:

@@ -57,6 +57,7 @@ def headline_table(found: Comparison) -> Table:
     ]
     if drafted:
         rows.append(("drafts accepted, by position", [_positions(each) for each in sides]))
+        rows.append(("tokens drafted at a time", [_at_a_time(each) for each in sides]))
     for count in streams:
         name = f"tokens/s, {count} stream{'s' if count > 1 else ''} (over the base)"
         rows.append((name, [_speed(each, count) for each in sides]))
@@ -136,6 +137,10 @@ def _positions(one: Side) -> str:
     return ", ".join(figures.percent(share) for share in one.acceptance_by_position)
 
 
+def _at_a_time(one: Side) -> str:
+    return NOT_MEASURED if one.num_speculative_tokens is None else figures.count(one.num_speculative_tokens)
+
+
 def _random(one: Side) -> list[SpeedFigures]:
     return [each for each in one.speeds if each.dataset == "random"]
 
@@ -188,7 +193,7 @@ def _row(one: Side) -> tuple[str, ...]:
         "" if one.ppl is None else _ppl(one).partition(" (")[0] + _change(one),
         "" if one.kld is None else ("" if one.kld_is_full else "≥ ") + figures.nats(one.kld),
         "" if one.top1_agreement is None else figures.percent(one.top1_agreement),
-        "" if one.acceptance_rate is None else figures.percent(one.acceptance_rate),
+        "" if one.acceptance_rate is None else f"{figures.percent(one.acceptance_rate)} of {_at_a_time(one)}",
         "" if one.acceptance_length is None else figures.fixed(one.acceptance_length, 2),
         *_terminal_speeds(one),
     )

@@ -107,6 +107,8 @@ def quoted_texts(evidence: Evidence) -> list[str]:
     texts = list(found.not_measured.values())
     for each in (found.release, found.base, *([found.fp8] if found.fp8 else [])):
         texts += [each.subject.emulated or "", each.soak.limit if each.soak else ""]
+        overlay = each.load.overlay if each.load else []
+        texts += [text for item in overlay for text in (item.value, item.why)]
         texts += [(each.speed and each.speed.not_measured) or "", each.equality.why if each.equality else ""]
     return texts
 
