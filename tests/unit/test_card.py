@@ -579,3 +579,11 @@ def test_siblings_from_the_hub_are_text_from_outside():
     assert 'href="https://evil"' not in html
     assert "\n# z" not in text
     assert problems(text, found) == []
+
+
+def test_the_overlay_may_name_folders_in_braces():
+    item = full().measurement.release.load.overlay[0].model_copy(update={"value": "{home}/cache:{shims}"})
+    found = judged(measurement(release={"load": load(overlay=[item])}))
+    text = card.render(found)
+    assert "| `…/cache:…` |" in sections(text)["Tested on"]
+    assert problems(text, found) == []

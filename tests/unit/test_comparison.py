@@ -84,6 +84,13 @@ def test_speeds_of_two_loads_have_no_ratio():
     assert of(speed=speeds(100.0, rows=rows)).speeds[0].ratio is None
 
 
+def test_two_numbers_of_drafted_tokens_are_not_compared():
+    found = of(acceptance=acceptance([0.8]))
+    assert (found.acceptance_ratio, found.speeds[0].ratio) == (None, None)
+    assert found.plain_speeds[0].ratio == pytest.approx(118 / 62)
+    assert (found.num_speculative_tokens, found.acceptance_rate) == (1, 0.8)
+
+
 def test_nothing_is_divided_by_nothing():
     silent = base(acceptance=acceptance([0.0, 0.0]))
     found = side("release", "x", release(), base=silent, told={})
@@ -218,7 +225,7 @@ def test_the_terminal_has_a_row_a_checkpoint_base_first():
         "7.1300 ± 0.0371 (+1.86%)",
         "0.0210",
         "94.2%",
-        "68.2%",
+        "68.2% of 2",
         "2.37",
         "118.0",
         "1298.0 at 16",
