@@ -93,7 +93,7 @@ def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
     evidence = pipeline.run_one(found, stage)
     if arguments.json:
         print_json(evidence)
-    return 0
+    return GateFailed.exit_code if pipeline.is_refused(stage, evidence) else 0
 
 
 def _finish(summary: Output, arguments: argparse.Namespace) -> int:
@@ -133,6 +133,11 @@ def measure(arguments: argparse.Namespace) -> int:
     from bot import byhand, config, naming
 
     if naming.is_key(arguments.what):
+        if arguments.base or arguments.recipe or arguments.overrides:
+            raise UsageError(
+                f"{arguments.what} is a release, which has its own base and recipe",
+                fix="leave out --base, --recipe and --set, or name a folder or repo",
+            )
         return _one_stage(arguments, "measure", arguments.what)
     settings, overrides = config.load(), _pairs(arguments.overrides)
     asked = byhand.ask(arguments.what, arguments.recipe, overrides, _connect(settings), settings)

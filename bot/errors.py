@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-FailureKind = Literal["did_not_load", "unsupported", "weights_missing", "garbage"]
+FailureKind = Literal["did_not_load", "unsupported", "weights_missing", "garbage", "dies"]
 
 
 class ReleaseBotError(Exception):

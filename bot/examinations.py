@@ -166,7 +166,7 @@ def locate(text: str, hub: Hub) -> Located:
     folder = Path(text)
     if folder.is_dir():
         return Located(folder=folder, name=folder.resolve().name, revision=None, fingerprint=None)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text, re.ASCII):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", text, re.ASCII):
         raise InputError(
             f"{text!r} is no folder, and no repo either",
             fix="name an existing folder, or a repo as org/name[@revision]",

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from bot import base as bases
 from bot import log, naming, recipe_pins
 from bot import recipe as recipes
 from bot.checkpoint.source import HubSource
 from bot.config import Config
 from bot.edges.hub import Hub
-from bot.errors import RecipeError, Refused
+from bot.errors import InputError, RecipeError, Refused
 from bot.evidence import Evidence
 from bot.models import Base, BaseEvidence, Release, read_json, write_json
 from bot.recipe import Recipe
@@ -127,7 +129,7 @@ def _adopt(workspace: Workspace, key: str, found: Evidence) -> None:
 
 def require_key(release: Release, key: str) -> None:
     """Raises Refused unless `release` is the one called `key`, its key recomputed from its content."""
-    content = naming.release_key(release.base, Recipe.model_validate(release.recipe), release.toolchain_epoch)
+    content = naming.release_key(release.base, recipe_of(release), release.toolchain_epoch)
     if not release.key == key == content:
         raise Refused(
             f"the evidence is of release {release.key}, its content of {content}, wanted was {key}",
@@ -136,12 +138,27 @@ def require_key(release: Release, key: str) -> None:
         )
 
 
+def recipe_of(release: Release) -> Recipe:
+    """The recipe as the release was made by it. Raises InputError for one of another version of the bot."""
+    try:
+        return Recipe.model_validate(release.recipe)
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"the release's recipe is not one of this version: {field}: {first['msg']}",
+            where=f"release {release.key}",
+            why="another version of the bot made it",
+            fix=f"`release-bot run {release.base.repo_id} --recipe {release.recipe_name}` takes it over",
+        ) from e
+
+
 def _job(workspace: Workspace, hub: Hub, config: Config) -> Job:
     release = workspace.release()
     return Job(
         workspace=workspace,
         release=release,
-        recipe=Recipe.model_validate(release.recipe),
+        recipe=recipe_of(release),
         base=workspace.read("base", BaseEvidence),
         hub=hub,
         config=config,

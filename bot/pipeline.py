@@ -129,6 +129,13 @@ def summary(job: Job, states: dict[str, str]) -> Summary:
     }
 
 
+def is_refused(stage: str, evidence: dict[str, Any]) -> bool:
+    """Whether a stage's evidence says that the release may not go out: it does not serve, or gates block."""
+    if stage == "gate":
+        return bool(gate.blocking(GatesEvidence.model_validate(evidence)))
+    return stage in ("validate", "measure") and evidence["release"]["failure"] is not None
+
+
 def _verdict(job: Job) -> dict[str, Any] | None:
     """Whether the gates let the release out, and which do not; None before they were asked."""
     judged = job.workspace.existing("gate", GatesEvidence)

@@ -134,7 +134,9 @@ class Hub:
         )
 
     def account(self) -> str:
-        """The name of the account that the token belongs to."""
+        """The name of the account that the token belongs to. Raises UsageError without a token."""
+        if not self.api.token:
+            raise UsageError("no account is known: there is no token", fix="set HF_TOKEN, or name --who")
         with translated("whoami"):
             return str(self.api.whoami()["name"])
 

@@ -24,6 +24,7 @@ from bot.serving.canary_rules import degenerate, is_city, names_only, says
 from bot.serving.canary_texts import BEGINNINGS, WEATHER, ledger
 from bot.serving.client import ChatAnswer, Client
 from bot.serving.drafting import leading_share
+from bot.serving.engine_log import masked
 from bot.serving.subject import Subject
 
 CanaryId = Literal[
@@ -86,7 +87,7 @@ def _row(name: CanaryId, canary: Callable[[Asked], Seen], asked: Asked) -> Canar
     except EngineError as e:
         if e.kind != "refused_request":
             raise
-        return _unseen(name, e.what, applicable=True)
+        return _unseen(name, masked(e.what), applicable=True)
     return Canary(
         id=name,
         applicable=True,

@@ -5,9 +5,11 @@ Which inputs a part depends on stands here, beside the part's name: the same inp
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from bot.measurements import (
     Speeds,
 )
 from bot.recipe import Evaluation, Serve
-from bot.serving import baselines, drafting
-from bot.serving.engine import Engine
+from bot.serving import baselines, command, drafting
+from bot.serving.engine import Engine, platform_items
 from bot.serving.parts import Parts
 from bot.serving.subject import Subject
 
@@ -46,6 +48,42 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "perplexity": Perplexity,
     "divergence": Divergence,
 }
+
+
+DRAFTING = ("load", "canaries", "greedy", "acceptance", "soak", "speed")
+_ADDRESS = ("--host", "--port", "--served-model-name")
+_ARITHMETIC = (
+    "--dtype",
+    "--quantization",
+    "--kv-cache-dtype",
+    "--no-enable-prefix-caching",
+    "--speculative-config",
+    "--enforce-eager",
+)
+# The code and texts that make each part: a changed question has another answer.
+_SOURCES: Mapping[str, tuple[str, ...]] = {
+    "engine": ("command.py", "site/*.py"),
+    "load": ("server.py",),
+    "load_plain": ("server.py",),
+    "canaries": ("canar*.py", "pictures.py"),
+    "greedy": ("drafting.py", "prompts.yaml"),
+    "greedy_plain": ("drafting.py", "prompts.yaml"),
+    "acceptance": ("drafting.py", "prompts.yaml"),
+    "soak": ("soak.py", "turns.py"),
+    "speed": ("speed.py", "bench_*.py", "prompts.yaml"),
+    "speed_plain": ("speed.py", "bench_*.py", "prompts.yaml"),
+    "perplexity": ("windows.py", "perplexity.py", "evaluation_text.py", "score_text.py", "score_engine.py"),
+    "divergence": ("windows.py", "divergence.py", "bootstrap.py", "store.py", "score_*.py"),
+}
+
+
+@cache
+def made_by(name: str) -> str:
+    """sha256 over the files in _SOURCES that make the part `name`."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted({path for pattern in _SOURCES[name] for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +105,11 @@ class Examination:
     def parts(self) -> Parts:
         """Where its parts lie: those of a base are shared by all its releases on this host."""
         facts, fingerprint = self.engine.facts, self.subject.facts.fingerprint
-        machine = facts.hardware.model_dump_json()
+        variables = [f"{each.name}={each.value}" for each in platform_items(self.engine)]
+        machine = [facts.environment_digest, str(facts.driver), facts.hardware.model_dump_json()]
         return Parts(
             folder=self.home / "measured" / fingerprint[:16],
-            common="\n".join([fingerprint, facts.environment_digest, str(facts.driver), machine]),
+            common="\n".join([fingerprint, *machine, *variables, made_by("engine")]),
         )
 
     @property
@@ -83,38 +122,61 @@ class Examination:
         return self.parts.path(name, *self._inputs(name))
 
     def read(self, name: str) -> Any:
-        """The part `name`, an instance of its model in MODELS; None when it is to be measured (again)."""
-        found = self.parts.read(self.path(name), MODELS[name])
-        if isinstance(found, Speeds) and self.subject.facts.role != "release":
-            return found if baselines.fresh(found.started_at, datetime.now(UTC)) else None
-        return found
+        """The part `name`, an instance of its model in MODELS; None when it was not measured."""
+        return self.parts.read(self.path(name), MODELS[name])
+
+    def is_missing(self, name: str) -> bool:
+        """Whether the part `name` is to be measured: it was not, or it is a speed of more than a day ago."""
+        found = self.read(name)
+        if isinstance(found, Speeds) and found.rows:
+            return not baselines.fresh(found.started_at, datetime.now(UTC))
+        return found is None
 
     def keep(self, name: str, part: BaseModel) -> None:
         """Keep the part `name`."""
         self.parts.write(self.path(name), part)
 
+    def inputs(self) -> list[str]:
+        """The places of all parts: equal for two examinations that would find the same."""
+        return [self.path(name).name for name in MODELS]
+
     def _inputs(self, name: str) -> list[object]:
-        plan, serve = self.evaluation, self.subject.serve
+        plan, facts = self.evaluation, self.subject.facts
         text = [plan.dataset, plan.revision, plan.config, plan.split]
         scored = [*text, plan.window_tokens]
-        # More slots than streams change no figure.
-        slots = min(serve.max_num_seqs or max(plan.speed.streams), max(plan.speed.streams))
-        asked = [serve.limit_mm_per_prompt, serve.reasoning_parser, serve.tool_call_parser]
+        slots = self._settings(name).get("--max-num-seqs")
         special: dict[str, list[object]] = {
-            "load": [*asked, self.max_model_len],
-            "canaries": [*asked, self.max_model_len],
+            "load": [facts.name, self._settings(name), self._printed()],
+            "canaries": [self._settings(name)],
             "greedy": [plan.drafting],
             "acceptance": [plan.drafting],
             "soak": [plan.soak, self.max_model_len, *text],
-            "speed": [plan.speed, slots],
+            "speed": [facts.name, plan.speed, slots],
+            "load_plain": [slots],
             "greedy_plain": [plan.drafting],
-            "speed_plain": [plan.speed, slots],
+            "speed_plain": [facts.name, plan.speed, slots],
             "perplexity": [*scored, plan.stride_tokens, plan.max_tokens],
             "divergence": [*scored, plan.divergence_tokens, self._reference_fingerprint()],
         }
-        settings = [serve.dtype, serve.quantization, serve.kv_cache_dtype, serve.enable_prefix_caching]
-        alone = name.endswith("_plain") or name in ("perplexity", "divergence")
-        return [*settings, 0 if alone else serve.num_speculative_tokens, *special.get(name, [])]
+        return [self._arithmetic(name), special[name], made_by(name)]
+
+    def _settings(self, name: str) -> dict[str, str | None]:
+        """Every flag of the server that tells the part, but for its address."""
+        drafting = self.subject.facts.drafts and name in DRAFTING
+        found = command.settings(self.subject, self.engine, drafting=drafting)
+        return {flag: value for flag, value in found.items() if flag not in _ADDRESS}
+
+    def _printed(self) -> list[str]:
+        facts = self.subject.facts
+        return command.printed(self.subject.serve, facts.name, drafting=facts.drafts)
+
+    def _arithmetic(self, name: str) -> dict[str, str | None]:
+        """The flags that can change what is computed for a text; prefix caching is on unless turned off."""
+        found = self._settings(name)
+        kept = {flag: value for flag, value in found.items() if flag in _ARITHMETIC}
+        if name in ("perplexity", "divergence"):
+            kept.pop("--no-enable-prefix-caching", None)  # scoring turns it off for every checkpoint
+        return kept
 
     def _reference_fingerprint(self) -> str:
         return self.reference.subject.facts.fingerprint if self.reference else ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from bot import log
-from bot.errors import NotServable
+from bot.errors import EngineError, NotServable
 from bot.measurements import Failure, Sitting
 from bot.serving import canaries, command, drafting, prompts, scoring, server, soak, speed
 from bot.serving.examination import Examination, sitting_path
@@ -45,7 +45,7 @@ def without_drafting(x: Examination) -> Failure | None:
 def scored(x: Examination) -> Failure | None:
     """The third sitting. Raises InputError for an evaluation set or tokenizer that does not do."""
     wanted = ["perplexity", *(["divergence"] if x.reference else [])]
-    missing = [name for name in wanted if x.read(name) is None]
+    missing = [name for name in wanted if x.is_missing(name)]
     if not missing and not _owes_store(x):
         return None
     log.info(f"  scoring {x.subject.facts.name}: {', '.join(missing) or 'the store for divergences'}")
@@ -66,8 +66,8 @@ def _owes_store(x: Examination) -> bool:
 
 def _served(x: Examination, name: str, steps: Mapping[str, Measure], *, drafts: bool) -> Failure | None:
     load = "load" if name == "drafting" else "load_plain"
-    missing = {step: measure for step, measure in steps.items() if x.read(step) is None}
-    if not missing and x.read(load) is not None:
+    missing = {step: measure for step, measure in steps.items() if x.is_missing(step)}
+    if not missing and not x.is_missing(load):
         return None
     log.info(f"  serving {x.subject.facts.name} for {', '.join(missing) or load}")
     with (
@@ -77,7 +77,7 @@ def _served(x: Examination, name: str, steps: Mapping[str, Measure], *, drafts: 
     ):
         x.keep(load, running.load)
         for step, measure in missing.items():
-            with log.step(f"{x.subject.facts.name}: {step.replace('_', ' ')}"):
+            with log.step(f"{x.subject.facts.name}: {step.replace('_', ' ')}"), _deaths(x, step):
                 x.keep(step, measure(x, running))
         record.peak_memory_bytes = running.peak_memory_bytes
     return found.failure
@@ -143,6 +143,22 @@ def _failures() -> Iterator[_Found]:
     except NotServable as e:
         log.warning(str(e))
         found.failure = Failure(kind=e.kind, what=e.what, log_tail=e.log_tail)
+
+
+@contextmanager
+def _deaths(x: Examination, step: str) -> Iterator[None]:
+    """An engine that dies twice at what its base survived is the checkpoint's doing, not a passing fault."""
+    try:
+        yield
+    except EngineError as e:
+        path = x.path(step).with_suffix(".died")
+        survived = x.reference is not None and x.reference.read(step) is not None
+        if e.kind == "died" and survived and path.exists():
+            what = f"the engine died at {step.replace('_', ' ')} again, which it survived with the base"
+            raise NotServable("dies", what, log_tail=e.fix.splitlines()[-25:]) from e
+        if e.kind == "died":
+            path.touch()
+        raise
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from bot.errors import EngineError, InputError, Refused
 from bot.evidence import MeasureEvidence
 from bot.measurements import Failure
 from bot.serving import sittings
@@ -31,8 +32,8 @@ def measure(
     """
     started, reasons = time.monotonic(), dict(not_measured)
     require_serves(base, complete(base))
-    if fp8 is not None and (lost := complete(fp8)):
-        reasons["fp8"] = f"{fp8.subject.facts.name} does not serve here: {lost.what}"
+    if fp8 is not None and (lost := _lost(fp8)):
+        reasons["fp8"] = f"{fp8.subject.facts.name} cannot be measured here: {lost}"
         fp8 = None
     failure = failure or complete(release)
     return MeasureEvidence(
@@ -43,6 +44,15 @@ def measure(
         fp8=examined(fp8) if fp8 else None,
         not_measured=reasons,
     )
+
+
+def _lost(fp8: Examination) -> str | None:
+    """Why the FP8 repo cannot stand beside the release; it is a yardstick, and must not hold anything up."""
+    try:
+        failure = complete(fp8)
+    except (InputError, EngineError, Refused) as e:
+        return e.what
+    return failure.what if failure else None
 
 
 def complete(x: Examination) -> Failure | None:

@@ -116,6 +116,23 @@ def _require_passed(found: AuditEvidence) -> None:
     )
 
 
+def _audited_from(job: Job) -> str:
+    """What the audit depends on: the files, the base, what the recipe promises and its audit's limits."""
+    limits = job.recipe.thresholds
+    audited = [job.release.recipe_digest, str(limits.max_relative_error), str(limits.min_row_cosine)]
+    return digest("audit", fingerprint(job.workspace.checkpoint), *audited, job.base.base.revision)
+
+
+def require_unchanged(job: Job, audited: AuditEvidence) -> None:
+    """Raises Refused when the checkpoint's files are not those that were audited."""
+    if audited.inputs_digest != _audited_from(job):
+        raise Refused(
+            "the checkpoint changed after its audit",
+            where=str(job.workspace.checkpoint),
+            fix="run the release again: it audits first",
+        )
+
+
 def upload(job: Job) -> bool:
     space = job.workspace
     if is_published(job):
@@ -123,14 +140,7 @@ def upload(job: Job) -> bool:
     repo.refuse_rehearsal(job.release, job.hub)
     audited = space.read("audit", AuditEvidence)
     _require_passed(audited)
-    if audited.inputs_digest != digest(
-        "audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision
-    ):
-        raise Refused(
-            "the checkpoint changed after its audit",
-            where=str(space.checkpoint),
-            fix="run the release again: it audits first",
-        )
+    require_unchanged(job, audited)
     inputs = digest("upload", audited.inputs_digest, space.read("quantize", QuantizeEvidence).inputs_digest)
     before = space.existing("upload", UploadEvidence)
     if job.restage:

@@ -5,61 +5,71 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from bot import examinations, log
+from bot.errors import InfrastructureError, InputError
 from bot.evidence import AuditEvidence, GatesEvidence, MeasureEvidence, Override, ValidateEvidence
 from bot.job import Job
-from bot.models import UploadEvidence, write_json
+from bot.models import write_json
 from bot.serving import engine as engines
-from bot.serving.engine import Engine
+from bot.serving.examination import Examination
 from bot.stages import gate as gating
 from bot.stages import measure as measuring
 from bot.stages import validate as validating
+from bot.steps import building
 from bot.steps.inputs import digest, is_published
 
 
 def validate(job: Job) -> bool:
+    """Serve the uploaded checkpoint and its base, as the card prints it."""
     if is_published(job):
         return False
-    engine = engines.ready(job.config.home)
-    inputs = _measured_from(job, engine)
+    base, release = _examined(job)
+    inputs = digest("validate", *release.inputs(), *base.inputs())
     before = job.workspace.existing("validate", ValidateEvidence)
     if before and before.inputs_digest == inputs and before.release.failure is None:
         return False
-    base = examinations.of_base(job, engine)
-    found = validating.validate(examinations.of_release(job, engine, base), base, inputs_digest=inputs)
-    write_json(job.workspace.evidence("validate"), found)
+    write_json(job.workspace.evidence("validate"), validating.validate(release, base, inputs_digest=inputs))
     return True
 
 
+def _examined(job: Job) -> tuple[Examination, Examination]:
+    """The base and the release, whose files must be those that were audited."""
+    building.require_unchanged(job, job.workspace.read("audit", AuditEvidence))
+    engine = engines.ready(job.config.home)
+    base = examinations.of_base(job, engine)
+    return base, examinations.of_release(job, engine, base)
+
+
 def measure(job: Job) -> bool:
+    """Complete what the engine can tell of release, base and the official FP8 repo."""
     space = job.workspace
     if is_published(job):
         return False
-    engine = engines.ready(job.config.home)
     validated = space.read("validate", ValidateEvidence)
-    inputs = digest("measure", _measured_from(job, engine), validated.model_dump_json())
+    base, release = _examined(job)
+    inputs = digest("measure", validated.inputs_digest, *release.inputs(), *base.inputs())
     before = space.existing("measure", MeasureEvidence)
     if before and before.inputs_digest == inputs and before.release.failure is None:
         return False
-    base = examinations.of_base(job, engine)
-    fp8 = examinations.of_fp8(job, engine, base)
+    fp8, why_not = _fp8(job, base)
     found = measuring.measure(
-        examinations.of_release(job, engine, base),
+        release,
         base,
         fp8,
         failure=validated.release.failure,
-        not_measured={} if fp8 else {"fp8": f"{job.base.base.repo_id} has no official FP8 repo"},
+        not_measured={"fp8": why_not} if why_not else {},
         inputs_digest=inputs,
     )
     write_json(space.evidence("measure"), found)
     return True
 
 
-def _measured_from(job: Job, engine: Engine) -> str:
-    """What the figures depend on: the uploaded files, the base, how they are served and measured, by what."""
-    uploaded = job.workspace.read("upload", UploadEvidence)
-    recipe, facts = job.recipe, engine.facts
-    parts = [each.model_dump_json() for each in (recipe.serve, recipe.evaluation, facts)]
-    return digest("validate", uploaded.inputs_digest, job.base.base.revision, *parts)
+def _fp8(job: Job, base: Examination) -> tuple[Examination | None, str | None]:
+    """The official FP8 repo of the base, or why there is none to measure."""
+    try:
+        found = examinations.of_fp8(job, base.engine, base)
+    except (InputError, InfrastructureError) as e:
+        return None, f"it cannot be had: {e.what}"
+    return found, None if found else f"{job.base.base.repo_id} has no official FP8 repo"
 
 
 def gate(job: Job) -> bool:
