@@ -53,6 +53,7 @@ class SubjectFacts(Model):
     drafts: bool  # it has an MTP head, or its config promises one
     num_mtp_tensors: int
     num_visual_tensors: int
+    tensor_bytes: int
     emulated: str | None  # why this machine cannot run the format natively; no speed is measured then
 
 

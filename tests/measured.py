@@ -107,6 +107,7 @@ def subject(role: str = "release", **changes: Any) -> SubjectFacts:
         "drafts": True,
         "num_mtp_tensors": 15,
         "num_visual_tensors": 333,
+        "tensor_bytes": 20_000_000_000,
         "emulated": None,
     }
     return SubjectFacts(**{**fields, **changes})

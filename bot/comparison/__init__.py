@@ -129,9 +129,12 @@ def _release(evidence: Evidence) -> Side:
 
 
 def _fp8(found: Examined, evidence: Evidence) -> Side:
-    told = evidence.measurement.not_measured
-    base = evidence.measurement.base
-    return side("fp8", "official FP8", found, base=base, base_weights=_base_weights(evidence), told=told)
+    told, base = evidence.measurement.not_measured, evidence.measurement.base
+    total_bytes = found.subject.tensor_bytes
+    bits = total_bytes * 8 / evidence.base.num_parameters
+    weights = Weights(total_bytes=total_bytes, bits_per_weight=bits)
+    known = _base_weights(evidence)
+    return side("fp8", "official FP8", found, base=base, base_weights=known, weights=weights, told=told)
 
 
 def _sibling(found: Sibling, evidence: Evidence) -> Side:

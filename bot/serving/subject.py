@@ -65,6 +65,7 @@ def of_folder(
             drafts=bool(num_mtp or fields.get("mtp_num_hidden_layers")),
             num_mtp_tensors=num_mtp,
             num_visual_tensors=sum(each.startswith("model.visual.") for each in tensors),
+            tensor_bytes=sum(e.num_bytes for shard in checkpoint.shards.values() for e in shard.tensors),
             emulated=quirks.emulation(engine, packing),
         ),
         max_position_embeddings=_positive(checkpoint, fields, "max_position_embeddings"),
