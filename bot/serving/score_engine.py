@@ -10,7 +10,6 @@ Prompt log-probabilities are taken from logits before any temperature or penalty
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bot.errors import InputError
+from bot.serving.store import replacing
 from bot.serving.windows import Window
 
 Ids = NDArray[np.int32]
@@ -136,7 +136,5 @@ def refuse_huge(window_tokens: int, vocab_size: int) -> None:
 
 def save(path: str, arrays: dict[str, Array]) -> None:
     """Write per-token arrays; a reader sees all of the file or none."""
-    partial = Path(path + ".partial.npz")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(partial, **cast("dict[str, Any]", arrays))
-    os.replace(partial, path)
+    with replacing(Path(path)) as partial, partial.open("wb") as file:
+        np.savez(file, **cast("dict[str, Any]", arrays))

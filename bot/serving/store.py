@@ -1,9 +1,11 @@
 """What the base said, kept for every release that is compared with it: one safetensors file.
 
-Written while the base is scored, row by row into the file's final place, so that memory does not grow with
-the set; the file takes its name only when it is whole. Its metadata says what it is: which base, which
-tokens, which engine. A store is used for a comparison only when all of that is as expected: log-probabilities
-of another engine build differ by more than a good quantization does.
+Written while the base is scored, row by row into a file of this run's own, so that memory does not grow with
+the set; the file takes its name only when it is whole. All releases of a base share it, and two of them may
+score the base at once: each writes its own file, and the last to end leaves its own whole. Its metadata says
+what it is: which base, which tokens, which engine. A store is used for a comparison only when all of that is
+as expected: log-probabilities of another engine build differ by more than a good quantization does. The base
+is known by its fingerprint: the same files under another name are the same base.
 
 Rows are positions, T of them: window after window, each without its first token. Two kinds:
 
@@ -18,9 +20,12 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +40,12 @@ from bot.models import CommitSha, Model, Sha256
 Kind = Literal["full", "lower_bound"]
 MAX_FULL_BYTES = 256 * 2**20
 TOP_K = 128
+LEFTOVER_S = 86_400.0
 _DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 
 
 class Identity(Model):
-    """What a store is of; a comparison asks for exactly this."""
+    """What a store is of; a comparison asks for exactly this, save the base's name, which is for people."""
 
     base: str
     base_fingerprint: Sha256
@@ -92,18 +98,39 @@ def _layout(contents: Contents) -> dict[str, tuple[str, tuple[int, ...]]]:
 @contextmanager
 def writing(path: Path, identity: Identity, contents: Contents) -> Iterator[dict[str, NDArray[Any]]]:
     """The store's arrays, to be filled; the file gets its name when the block ends without an error."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = _mapped(partial, _layout(contents), _metadata(identity, contents))
-    try:
+    with replacing(path) as partial:
+        arrays = _mapped(partial, _layout(contents), _metadata(identity, contents))
         yield dict(arrays)
         for array in arrays.values():
             array.flush()
         arrays.clear()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, no one else's; it becomes `path` when the block ends without an error.
+
+    What a killed run left of the same file is removed once nothing was written to it for a day.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
         _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for each in path.parent.glob(f"{escape(path.name)}.*.partial"):
+        with suppress(FileNotFoundError):  # its owner has just ended
+            if time.time() - each.stat().st_mtime > LEFTOVER_S:
+                each.unlink()
 
 
 def _metadata(identity: Identity, contents: Contents) -> dict[str, str]:
@@ -183,7 +210,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _require(path: Path, identity: Identity, expected: Identity) -> None:
     found, wanted = identity.model_dump(), expected.model_dump()
-    if differ := [name for name in wanted if found[name] != wanted[name]]:
+    if differ := [name for name in wanted if name != "base" and found[name] != wanted[name]]:
         words = "; ".join(f"{name} is {found[name]}, not {wanted[name]}" for name in differ)
         raise _refused(path, f"it is of something else: {words}")
 

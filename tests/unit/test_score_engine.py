@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bot.serving.score_engine import (
     parameters,
     refuse_huge,
     rows_of,
+    save,
 )
 from bot.serving.windows import Window, separate, sliding
 
@@ -100,3 +102,16 @@ def test_a_whole_vocabulary_that_does_not_fit_is_refused() -> None:
     refuse_huge(2048, 2048)
     with pytest.raises(InputError, match="2,048 tokens times 248,320 entries"):
         refuse_huge(2048, 248_320)
+
+
+def test_saved_arrays_are_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "divergence.npz"
+    save(str(path), {"nll": np.arange(3.0), "window": np.arange(3)})
+    with np.load(path) as found:
+        assert sorted(found) == ["nll", "window"]
+        np.testing.assert_array_equal(found["nll"], np.arange(3.0))
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        save(str(path), {"nll": [[1], [1, 2]]})  # type: ignore[dict-item]
+    with np.load(path) as found:
+        np.testing.assert_array_equal(found["nll"], np.arange(3.0))
+    assert list(path.parent.iterdir()) == [path]

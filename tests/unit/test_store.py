@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from bot.errors import Refused
-from bot.serving.store import TOP_K, Contents, Identity, kind_for, read, writing
+from bot.serving.store import LEFTOVER_S, TOP_K, Contents, Identity, kind_for, read, writing
 
 IDENTITY = Identity(
     base="Qwen/Qwen3.5-tiny",
@@ -73,7 +75,59 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("field", sorted(Identity.model_fields))
+def test_two_writers_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "store.safetensors"
+    first = writing(path, IDENTITY, contents("full", 50))
+    second = writing(path, IDENTITY, contents("lower_bound", 5))
+    arrays, others = first.__enter__(), second.__enter__()
+    for value, each in ((1, arrays), (2, others)):
+        for array in each.values():
+            array[:7] = value
+    for value, each in ((1, arrays), (2, others)):
+        for array in each.values():
+            array[7:] = value
+    first.__exit__(None, None, None)
+    assert sorted(read(path, IDENTITY).arrays) == ["logprobs", "nll"]
+    assert all((array == 1).all() for array in read(path, IDENTITY).arrays.values())
+    second.__exit__(None, None, None)
+    assert sorted(read(path, IDENTITY).arrays) == ["ids", "logprobs", "nll"]
+    assert all((array == 2).all() for array in read(path, IDENTITY).arrays.values())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_fails_leaves_the_other_s_file(tmp_path: Path) -> None:
+    path = tmp_path / "store.safetensors"
+    first = writing(path, IDENTITY, contents("full", 50))
+    arrays = first.__enter__()
+    with pytest.raises(RuntimeError), writing(path, IDENTITY, contents("full", 50)):
+        raise RuntimeError
+    for array in arrays.values():
+        array[:] = 1
+    first.__exit__(None, None, None)
+    assert (read(path, IDENTITY).arrays["nll"] == 1).all()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_killed_runs_left_goes_after_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "store[1].safetensors"
+    old, fresh, another = (
+        tmp_path / name for name in (f"{path.name}.a.partial", f"{path.name}.b.partial", "other.a.partial")
+    )
+    for each, age_s in ((old, LEFTOVER_S + 60), (fresh, LEFTOVER_S - 600), (another, LEFTOVER_S + 60)):
+        each.write_bytes(b"half")
+        os.utime(each, (time.time() - age_s,) * 2)
+    write(path)
+    assert set(tmp_path.iterdir()) == {path, fresh, another}
+
+
+def test_the_same_base_under_another_name_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "store.safetensors"
+    write(path)
+    found = read(path, IDENTITY.model_copy(update={"base": "a-folder"}))
+    assert found.identity.base == IDENTITY.base
+
+
+@pytest.mark.parametrize("field", sorted(set(Identity.model_fields) - {"base"}))
 def test_a_store_of_something_else_is_refused(tmp_path: Path, field: str) -> None:
     path = tmp_path / "store.safetensors"
     write(path)
