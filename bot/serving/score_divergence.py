@@ -119,11 +119,12 @@ def _compare_window(
     base: dict[str, Array], output: Any, window: Window, vocab_size: int, *, at_ids: bool
 ) -> dict[str, Array]:
     rows = rows_of(output.prompt_logprobs, window.num_tokens)
-    highest = rows.logprobs.max(axis=1)
     if at_ids:
         logprobs = _at_ids(output, base["ids"].shape)
+        highest = _highest(rows.ids[:, 0], base["ids"], logprobs)
     else:
         logprobs = rows.over(vocab_size)
+        highest = rows.logprobs.max(axis=1)
         if "ids" in base:
             logprobs = np.take_along_axis(logprobs, base["ids"], axis=1)
     if "ids" in base:
@@ -142,6 +143,17 @@ def _at_ids(output: Any, shape: tuple[int, ...]) -> Array:
     if found is None or found.shape != shape:
         raise Garbage("the engine gave no log-probabilities at the base's ids")
     return np.asarray(found, dtype=np.float32)
+
+
+def _highest(best_T: Ids, ids_TK: Ids, logprobs_TK: Array) -> Array:
+    """The likeliest token's score `[T]` among those at the base's ids; infinite where it is not there.
+
+    The engine computes the likeliest token and the scores at given ids from logits of two separate matrix
+    products, whose last bits may differ. So the token is found by its id, and scores are compared only with
+    scores of the same product.
+    """
+    is_best_TK = ids_TK == best_T[:, None]
+    return np.where(is_best_TK.any(axis=1), np.where(is_best_TK, logprobs_TK, -np.inf).max(axis=1), np.inf)
 
 
 def opened(job: ScoreJob, text: Text) -> store.Store:

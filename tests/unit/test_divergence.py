@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bot.serving.divergence import agreement, full, lower_bound, summary, tail_mass
+from bot.serving.score_divergence import _compare_window
+from bot.serving.windows import Window
 
 
 def logprobs(num_tokens: int, vocab: int, seed: int, scale: float = 2.0) -> np.ndarray:
@@ -111,3 +115,38 @@ def test_summary() -> None:
     assert found.max == 1.0
     assert found.top1_agreement == pytest.approx(251 / 1001)
     assert found.num_tokens == 1001
+
+
+@dataclass
+class Output:
+    """What is read of vLLM's output of a prompt that was scored at given ids."""
+
+    prompt_logprobs: SimpleNamespace
+    prompt_token_id_logprobs: np.ndarray
+
+
+def test_the_likeliest_token_at_given_ids_is_known_by_its_id() -> None:
+    """Its own log-probability comes from another matrix product, a last bit above or below."""
+    base = {
+        "ids": np.int32([[4, 7], [4, 7], [4, 7], [4, 7], [4, 7], [4, 7]]),
+        "logprobs": np.log(
+            np.float32([[0.6, 0.2], [0.6, 0.2], [0.4, 0.4], [0.6, 0.2], [0.6, 0.2], [0.6, 0.2]])
+        ),
+        "nll": np.ones(6),
+    }
+    at_ids = np.log(np.float32([[0.5, 0.2], [0.5, 0.2], [0.3, 0.5], [0.2, 0.5], [0.4, 0.4], [0.2, 0.1]]))
+    best = [(4, at_ids[0, 0], +1), (4, at_ids[1, 0], -1), (7, at_ids[2, 1], +1)]
+    best += [(7, at_ids[3, 1], -1), (7, at_ids[4, 1], +1), (9, at_ids[5, 0], -1)]
+    flat = SimpleNamespace(
+        token_ids=[token for each, _, _ in best for token in (1, each)],
+        logprobs=[
+            value
+            for _, one, bit in best
+            for value in (-3.0, float(np.nextafter(one, np.float32(bit * np.inf))))
+        ],
+    )
+    window = Window(start=0, end=7, score_from=1)
+    found = _compare_window(base, Output(flat, at_ids), window, 10, at_ids=True)
+    # Above and below its other score; one of the base's tied; another token; tied on this side; elsewhere.
+    assert found["agree"].tolist() == [True, True, True, False, True, False]
+    np.testing.assert_array_equal(found["nll"], np.full(6, 3.0))
