@@ -154,7 +154,7 @@ _ANSWERS = {
     "video": ["first red, then blue"],
     "tool_call": ['get_weather({"city": "Paris"})'],
     "reasoning": ["7 times 8 is 56"],
-    "long_prompt": ["the number is 4711"],
+    "long_prompt": ["7412"],
     "batch": ["16 of 16 answered"],
     "prefix_cache": ["the same answer twice"],
 }

@@ -3,7 +3,8 @@
 Acceptance is held to the base's own head, on the same prompts. Two conditions together fail a release: its
 share is under the recipe's ratio of the base's, and it is told below the base's (`bot.gates.counts`). So a
 small sample does not fail a good release by chance. A sample so small that even a dead head would pass fails
-for that reason: it measured nothing.
+for that reason: it measured nothing. So does a base whose own head drafts nothing: it has one and is asked to
+draft, so the engine or the base's head is broken, and a dead head would look as good as the base's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ MIN_DRAFTS = 50
 # A quantized body drafts no better than the base's; answers that run in circles do.
 MAX_ACCEPTANCE_RATIO = 1.15
 DEAD = 0.05
+NO_YARDSTICK = "the base's own head drafts nothing here, so nothing can be said"
 IMPOSSIBLE = "not measured: the engine's counters cannot be (more accepted than drafted)"
 
 
@@ -50,15 +52,18 @@ def position(limits: Thresholds, part: str, release: Acceptance, base: Acceptanc
         return failed(
             f"too few drafts: {own.num:,} of the release, {head.num:,} of the base, {MIN_DRAFTS} needed"
         )
-    return _beside(own, head, limits.min_acceptance_ratio)
+    return _beside(own, head, limits.min_acceptance_ratio, first=part == "0")
 
 
-def _beside(own: Share, head: Share, limit: float) -> Finding:
+def _beside(own: Share, head: Share, limit: float, *, first: bool) -> Finding:
+    """The verdict at one position; a later one may be at 0 with a head that drafts well at the first."""
     value, both = ratio(own.value, head.value), f"{own}; base {head}"
     better = own.value > MAX_ACCEPTANCE_RATIO * head.value and told_below(head, own)
     if better:
         best = f"far better than the base's own head: {both}"
         return anomalous(best, value if head.value else None, MAX_ACCEPTANCE_RATIO)
+    if not head.alive and first:
+        return failed(f"{NO_YARDSTICK}: {both}")
     if not head.alive:
         return not_applicable(f"the base's own head accepts next to nothing here: {both}")
     if not told_below(Share(0.0, own.num), head):
@@ -88,7 +93,7 @@ def windows(limits: Thresholds, release: Soak, base: Soak) -> Finding:
     pairs = [(a.drafts, b.drafts) for a, b in zip(release.windows, base.windows, strict=False)]
     own, head = (together(list(side)) for side in zip(*pairs, strict=True))
     if not head.alive:
-        return not_applicable(f"the base itself accepts next to nothing here: {head}; {_length(release)}")
+        return failed(f"{NO_YARDSTICK}: {own}, base {head}; {_length(release)}")
     if not told_below(Share(0.0, own.num), head):
         return failed(f"too few drafts: even a dead head would pass; {own}, base {head}")
     names = [f"at {window.context_tokens:,} tokens" for window in base.windows]
@@ -156,9 +161,9 @@ def fresh(limits: Thresholds, release: Soak, base: Soak) -> Finding:
 def _recovered(
     opening: Share, after: Share, base_opening: Share, base_after: Share, *, limit: float
 ) -> Finding:
-    if not base_opening.alive:
-        return not_applicable(f"the base itself accepts next to nothing here: {base_opening}")
     both = f"{after} after {opening}; base {base_after} after {base_opening}"
+    if not base_opening.alive:
+        return failed(f"{NO_YARDSTICK}: {both}")
     if not base_after.num or not told_below(Share(0.0, after.num), opening):
         return failed(f"too few drafts, or too few accepted, to tell a decline: {both}")
     value, own = ratio(after.value, opening.value), ratio(base_after.value, base_opening.value)

@@ -1,7 +1,8 @@
 """Gates that cost nothing or one start of the engine: audit, size, loading, and that figures may be compared.
 
 The base is asked too whether it loaded with its weights tracked: were its own head silently missing, it would
-accept nothing, and a release with a dead head would look as good as its base.
+accept nothing, and a release with a dead head would look as good as its base. vLLM's tracking leaves out the
+Linears of an unquantized model, so that the base's head lives is shown by what it accepts, not by loading.
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ def load(limits: Thresholds, started: Load | None, failure: Failure | None) -> F
 
 @gate("load.base", optional=("base.load", "base.failure"))
 def load_base(limits: Thresholds, started: Load | None, failure: Failure | None) -> Finding:
-    """The engine loads every weight of the base, and serves it.
+    """The engine loads the base with its weights tracked, and serves it.
 
-    Beside a base whose own head or vision is silently missing, a broken release would look well.
+    Beside a base that lacks weights, a broken release would look well. Tracking leaves out an unquantized
+    model's Linears: canaries and acceptance show those.
     """
     return _loaded(started, failure)
 

@@ -194,9 +194,10 @@ def _long_prompt(asked: Asked) -> Seen:
     served = _max_model_len(asked)
     text, num_tokens = _ledger(asked.client, served - ANSWER_TOKENS)
     answer = _chat(asked, text)
-    found = "found" if says(answer.content, "7412") else "not found"
+    held = says(answer.content, "7412")
+    found = "found" if held else "not found"
     return Seen(
-        held=bool(answer.token_ids),
+        held=held,
         detail=f"answered after {num_tokens} of {served} tokens; the number in it was {found}",
         answers=[answer.content],
     )

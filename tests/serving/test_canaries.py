@@ -16,8 +16,8 @@ from bot.serving.client import Client
 from bot.serving.server import Server, free_port
 from bot.serving.subject import Subject
 
-# What 5.6 M parameters can do: no facts and no sums, and everything else.
-HELD = {"text.agreement", "image", "video", "tool_call", "reasoning", "long_prompt", "batch"}
+# What 5.6 M parameters can do: no facts, no sums and no number in a long text, and everything else.
+HELD = {"text.agreement", "image", "video", "tool_call", "reasoning", "batch"}
 COLOURS = ("red", "green", "blue", "yellow")
 TEXT = [f"Paragraph {i} says what the one before it said, and one thing more.\n" for i in range(400)]
 

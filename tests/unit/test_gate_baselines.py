@@ -50,7 +50,7 @@ def test_a_recipe_without_drafting_is_not_asked_for_it():
 def test_a_base_without_vision_is_asked_for_no_picture():
     blind = m.canaries(image={"applicable": False, "served": False, "held": False, "detail": "no vision"})
     measured = m.measurement(release={"canaries": blind}, base={"canaries": blind})
-    assert excused(measured) == {"equality", "canary.image"}
+    assert excused(measured) == {"canary.image"}
     assert judged(measured)["canary.image"].detail == "no vision"
 
 
@@ -60,15 +60,45 @@ def test_what_the_base_cannot_do_is_not_asked(held):
     measured = m.measurement(
         base={"canaries": base}, release={"canaries": m.canaries(text__fact={"held": held})}
     )
-    assert excused(measured) == {"equality", "canary.text.fact"}
+    assert excused(measured) == {"canary.text.fact"}
     assert "Lyon" in judged(measured)["canary.text.fact"].detail
+
+
+UNABLE = {"held": False, "detail": "1 of 4 colours right"}
+REFUSED = {"served": False, "held": False, "detail": "cannot decode"}
+GONE = {"applicable": False, "served": False, "held": False, "detail": "no vision tower"}
+
+
+@pytest.mark.parametrize(
+    ("release", "base", "status", "words"),
+    [
+        ({}, {}, "passed", "as it should be"),
+        (UNABLE, {}, "failed", "1 of 4 colours right"),
+        (REFUSED, {}, "failed", "gave no answer: cannot decode"),
+        (GONE, {}, "failed", "no vision tower"),
+        (UNABLE, UNABLE, "not_applicable", "the base itself does not do it"),
+        (REFUSED, UNABLE, "failed", "gave no answer: cannot decode"),
+        (GONE, UNABLE, "failed", "no vision tower"),
+        ({}, REFUSED, "failed", "not measured"),
+        (REFUSED, REFUSED, "failed", "gave no answer"),
+        ({}, GONE, "not_applicable", "no vision tower"),
+        (REFUSED, GONE, "failed", "gave no answer"),
+        (GONE, GONE, "not_applicable", "no vision tower"),
+    ],
+)
+def test_a_canary_must_be_answered_whatever_the_base_can_do(release, base, status, words):
+    sides = {"release": release, "base": base}
+    measured = m.measurement(**{role: {"canaries": m.canaries(image=row)} for role, row in sides.items()})
+    found = judged(measured)["canary.image"]
+    assert found.status == status
+    assert words in found.detail
 
 
 def test_a_prefix_cache_that_only_the_release_is_served_with_stands_alone():
     off = m.canaries(prefix_cache={"applicable": False, "detail": "prefix caching is off"})
     base = {"canaries": off}
-    assert excused(m.measurement(base=base)) == {"equality"}
-    assert excused(m.measurement(base=base, release=base)) == {"equality", "canary.prefix_cache"}
+    assert excused(m.measurement(base=base)) == set()
+    assert excused(m.measurement(base=base, release=base)) == {"canary.prefix_cache"}
     broken = {"canaries": m.canaries(prefix_cache={"held": False})}
     assert blocked(m.measurement(base=base, release=broken)) == {"canary.prefix_cache"}
 
@@ -76,14 +106,25 @@ def test_a_prefix_cache_that_only_the_release_is_served_with_stands_alone():
 def test_an_emulated_format_has_no_speed():
     emulated = {"subject": m.subject(emulated="NVFP4 off Blackwell"), "speed": m.speeds(1.0, **m.NO_SPEED)}
     measured = m.measurement(release=emulated)
-    assert excused(measured) == {"equality", "speed"}
+    assert excused(measured) == {"speed"}
     assert judged(measured)["speed"].detail == "emulated: NVFP4 off Blackwell"
 
 
 def test_equality_is_held_where_the_engine_promises_it():
     kept = m.equality(promised=True, num_equal=24, mean_equal_share=1.0)
     assert judged(m.measurement(release={"equality": kept}))["equality"].status == "passed"
-    assert blocked(m.measurement(release={"equality": m.equality(num_prompts=0)})) == {"equality"}
+    for role in ("release", "base"):
+        assert blocked(m.measurement(**{role: {"equality": m.equality(num_prompts=0)}})) == {"equality"}
+
+
+@pytest.mark.parametrize(
+    ("share", "base", "blocks"),
+    [(0.895, 0.958, False), (0.48, 0.958, False), (0.47, 0.958, True), (0.0, 0.958, True), (0.5, 0.0, True)],
+)
+def test_without_a_promise_equality_is_held_to_half_of_the_bases(share, base, blocks):
+    release = {"equality": m.equality(num_equal=0, mean_equal_share=share)}
+    measured = m.measurement(release=release, base={"equality": m.equality(mean_equal_share=base)})
+    assert blocked(measured) == ({"equality"} if blocks else set())
 
 
 # ── drafting beside the base's own head ────────────────────────────────────────────────────
@@ -141,11 +182,22 @@ def test_a_soak_too_short_to_tell_has_failed():
     assert blocked(m.measurement(release=few, base=enough)) == {"soak.windows", "soak.fresh"}
 
 
-def test_a_base_whose_own_head_is_dead_is_no_yardstick():
+def test_a_base_whose_own_head_is_dead_is_no_yardstick_and_blocks():
+    """An engine whose drafting is broken must release nothing, although release and base look alike."""
     dead = {"acceptance": m.acceptance([0, 0]), "soak": m.soak([0, 0])}
-    assert excused(m.measurement(release=dead, base=dead)) == DRAFTED | {"equality"}
+    both = judged(m.measurement(release=dead, base=dead))
+    assert having(both, "failed") == DRAFTED - {"acceptance.position.1"}
+    assert having(both, "not_applicable") == {"acceptance.position.1"}
+    for each in having(both, "failed"):
+        assert "the base's own head drafts nothing here" in both[each].detail
     alive = judged(m.measurement(base=dead))
     assert alive["acceptance.position.0"].status == "anomalous"
+    assert having(alive, "failed") == {"soak.windows", "soak.fresh"}
+
+
+def test_a_later_position_at_which_the_base_accepts_nothing_asks_nothing():
+    short = {"acceptance": m.acceptance([0.8, 0])}
+    assert excused(m.measurement(release=short, base=short)) == {"acceptance.position.1"}
 
 
 def test_counting_noise_alone_fails_nothing():

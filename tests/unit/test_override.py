@@ -25,7 +25,7 @@ BLOCKING = ["acceptance.position.0", "acceptance.position.1", "ppl.ratio", "kld"
 
 
 def judged(*, inputs_digest: str = OLD, override: Override | None = None, **release: Any) -> GatesEvidence:
-    measured = m.measurement(release=release)
+    measured = m.measurement(release=release, base={"canaries": m.canaries(text__fact={"held": False})})
     return gate.judge(m.thresholds(), m.audit(), measured, inputs_digest=inputs_digest, override=override)
 
 
@@ -109,7 +109,7 @@ def test_an_override_of_one_failure_covers_no_later_one():
     [
         (["kldd"], "there is no gate 'kldd'"),
         (["speed"], "the gate 'speed' is passed: there is nothing to override"),
-        (["equality"], "the gate 'equality' is not applicable"),
+        (["canary.text.fact"], "the gate 'canary.text.fact' is not applicable"),
         (["kld", "acceptance.position.7"], "there is no gate 'acceptance.position.7'"),
         ([], "an override names at least one gate"),
     ],
@@ -158,6 +158,6 @@ def test_rows_show_each_verdict_and_what_was_overridden(monkeypatch, tmp_path):
     assert {len(row) for row in rows} == {len(gate.COLUMNS)}
     assert shown["ppl.ratio"][:3] == ("anomalous, overridden", "0.8571", "0.97")
     assert shown["kld"] == ("failed", "0.3", "0.06", "0.30000 nats over 65,504 tokens")
-    assert shown["equality"][:3] == ("not applicable", "", "")
+    assert shown["canary.text.fact"][:3] == ("not applicable", "", "")
     assert "ppl.ratio" in log.table(gate.COLUMNS, rows, title="Gates")
     assert "| kld | failed | 0.3 | 0.06 |" in (tmp_path / "summary.md").read_text()
