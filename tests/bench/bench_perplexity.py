@@ -31,7 +31,7 @@ from bot.serving.windows import sliding
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "tests" / "serving" / "sliding_reference.py"
-WINDOW, STRIDE, TOKENS = 2048, 512, 16_384
+WINDOW, STRIDE, TOKENS = 2048, 512, 8192
 TARGET = 3.0
 
 
@@ -83,16 +83,25 @@ def ours(engine: Engine, folder: Path) -> tuple[np.ndarray, float]:
 
 
 def plain(engine: Engine, folder: Path) -> tuple[np.ndarray, float, int]:
-    """Losses, seconds, and tokens that went through the model."""
+    """Losses, seconds, and tokens that went through the model; with the better of two ways to wait.
+
+    Threads that spin while they wait are torch's own default and the faster where nothing else runs; threads
+    that sleep, each on its own core, are the faster where something does.
+    """
     (folder / "text.txt").write_bytes("\n\n".join(rows()).encode())
     job = {"folder": str(FIXTURE), "text_file": str(folder / "text.txt"), "dtype": "bfloat16"}
     job |= {"window": WINDOW, "stride": STRIDE, "max_tokens": TOKENS, "full_windows": 0}
     job["out"] = str(folder / "plain.npz")
     (folder / "plain.json").write_text(json.dumps(job), encoding="utf-8")
     argv = [str(engine.environment.python), str(REFERENCE), str(folder / "plain.json")]
-    subprocess.run(argv, env=variables(engine), check=True, capture_output=True)
-    found = np.load(folder / "plain.npz")
-    return found["nll"], float(found["seconds"]), int(found["num_tokens"])
+    sleeping = {**variables(engine), "OMP_PLACES": "cores", "OMP_PROC_BIND": "spread"}
+    spinning = {name: value for name, value in variables(engine).items() if name != "OMP_WAIT_POLICY"}
+    best = float("inf")
+    for env in (sleeping, spinning):
+        subprocess.run(argv, env=env, check=True, capture_output=True)
+        found = dict(np.load(folder / "plain.npz"))
+        best = min(best, float(found["seconds"]))
+    return found["nll"], best, int(found["num_tokens"])
 
 
 def main() -> None:
