@@ -87,7 +87,7 @@ def _copy_by_links(source: Path, target: Path) -> None:
 
 def audit(job: Job) -> bool:
     space = job.workspace
-    inputs = digest("audit", fingerprint(space.checkpoint), job.release.recipe_digest, job.base.base.revision)
+    inputs = _audited_from(job)
     before = space.existing("audit", AuditEvidence)
     if not (before and before.inputs_digest == inputs):
         started = time.monotonic()
