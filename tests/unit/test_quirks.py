@@ -60,6 +60,7 @@ def subject(packing: str = "none") -> SubjectFacts:
         drafts=True,
         num_mtp_tensors=15,
         num_visual_tensors=1,
+        tensor_bytes=2,
         emulated=None,
     )
 
