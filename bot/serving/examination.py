@@ -164,10 +164,13 @@ class Examination:
         """Every flag of the server that tells the part, but for its address."""
         drafting = self.subject.facts.drafts and name in DRAFTING
         found = command.settings(self.subject, self.engine, drafting=drafting)
-        return {flag: value for flag, value in found.items() if flag not in _ADDRESS}
+        return {flag: value for flag, value in sorted(found.items()) if flag not in _ADDRESS}
 
     def _printed(self) -> list[str]:
+        """The command as a card prints it; no card prints a baseline's."""
         facts = self.subject.facts
+        if facts.role != "release":
+            return []
         return command.printed(self.subject.serve, facts.name, drafting=facts.drafts)
 
     def _arithmetic(self, name: str) -> dict[str, str | None]:

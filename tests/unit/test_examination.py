@@ -34,7 +34,7 @@ def examination(tmp_path: Path) -> Callable[..., Examination]:
         subject = Subject(
             folder=tmp_path,
             serve=RECIPE.serve.model_copy(update=serve or {}),
-            facts=measured.subject("release", **facts),
+            facts=measured.subject(**facts),
             max_position_embeddings=8192,
             vocab_size=2048,
         )
@@ -76,6 +76,16 @@ def test_a_part_follows_the_flags_that_it_depends_on(
     examination: Callable[..., Examination], serve: dict[str, Any], parts: set[str]
 ):
     assert moved(examination(), examination(serve)) == parts
+
+
+def test_a_base_is_found_again_by_recipes_that_serve_it_alike(examination: Callable[..., Examination]):
+    """Whether a recipe names a value that would be taken anyway, and in which order, is no difference."""
+    named, left = [
+        baseline_serve(recipes.load(name).serve).model_dump()
+        for name in ("autoround-w4a16-g128", "gptq-foem-g32")
+    ]
+    assert named["max_num_seqs"] != left["max_num_seqs"]
+    assert moved(examination(named, role="base"), examination(left, role="base")) == set()
 
 
 def test_prefix_caching_changes_no_score(examination: Callable[..., Examination]):
