@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_SHOWN = (8, 12, 16)
 NUMBER = re.compile(r"(?<![\w.])[+\N{MINUS SIGN}-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 
 
@@ -78,6 +80,8 @@ def forms(evidence: Any) -> set[str]:
             continue
         if isinstance(value, str):
             found.update(numbers(value))
+            if _DIGEST.fullmatch(value):  # shown by its beginning, which may be digits only
+                found.update(each for length in _SHOWN for each in numbers(value[:length]))
             continue
         shown = [str(value), gib(value), percent(value), change(value), nats(value), seconds(value)]
         shown += [f"{value:g}", short(value), *(fixed(value, digits) for digits in range(5))]

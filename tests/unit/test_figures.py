@@ -52,3 +52,9 @@ def test_token_ids_are_no_figures():
 def test_numbers_in_text():
     text = "1,199 tensors, 19.53 GiB, 4-bit, v2.13.0, +1.95%, shard-00001-of, 256–2,048, 1e-5"
     assert figures.numbers(text) == ["1199", "19.53", "4", "1.95", "00001", "256", "2048", "1e-5"]
+
+
+def test_a_digest_that_begins_with_digits_may_be_shown_by_its_beginning():
+    known = figures.forms({"revision": "20659417" + "a1" * 16, "other": "1234e567" + "b" * 24})
+    assert {"20659417", "1234e567"} <= known
+    assert "2065941" not in known
