@@ -67,8 +67,6 @@ def test_the_clients_get_an_answer_from_the_served_release(demo: Rehearsed, tmp_
             code = code.replace(name, running.client.model)
             answer = run(engine.environment.python, code, tmp_path, engines.variables(engine))
             assert answer, each
-            if each == "image":
-                assert "red" in answer.lower()
 
 
 @pytest.mark.parametrize("name", ["gptq-w4a16-g128", "autoround-w4a16-g128"])
