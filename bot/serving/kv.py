@@ -7,11 +7,8 @@ card prints is therefore tied to the start it was read from: context length, KV 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bot.checkpoint.headers import TensorEntry
-from bot.checkpoint.inventory import part_of
 from bot.measurements import Load
 
 
@@ -50,8 +47,3 @@ def share_lost_to_drafting(drafting: Load, plain: Load) -> float | None:
 
 def _conditions(load: Load) -> tuple[int, str, int, int | None]:
     return load.max_model_len, load.kv_cache_dtype, load.max_num_seqs, load.kv_cache_memory_bytes
-
-
-def mtp_bytes(tensors: Iterable[TensorEntry]) -> int:
-    """Bytes of the draft head's tensors as they lie in the checkpoint."""
-    return sum(each.num_bytes for each in tensors if part_of(each.name) == "mtp")

@@ -2,13 +2,12 @@
 
 Acceptance depends on what is written: code drafts better than prose. So figures are taken by kind, on
 prompts that stand in the repository and can be read, each asked as the only turn of a chat. The set is small
-enough for a CPU and says nothing of knowledge or skill. Its digest stands with the figures, since other
-prompts give others.
+enough for a CPU and says nothing of knowledge or skill. Other prompts give other figures,
+so the file is among what a part is found by (`examination`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated
@@ -39,11 +38,6 @@ def load() -> PromptSet:
 def kinds() -> dict[str, list[str]]:
     """Prompts by kind, in the file's order, without surrounding white space."""
     return {kind: [each.strip() for each in prompts] for kind, prompts in load()}
-
-
-def digest() -> str:
-    """sha256 over the file: figures of two digests are not compared."""
-    return hashlib.sha256(_text().encode()).hexdigest()
 
 
 def _text() -> str:

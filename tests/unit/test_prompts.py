@@ -32,11 +32,3 @@ def test_prompts_fit_a_small_context() -> None:
 def test_a_wrong_set_is_refused(change: dict[str, list[str]]) -> None:
     with pytest.raises(ValidationError):
         prompts.PromptSet.model_validate({**prompts.kinds(), **change})
-
-
-def test_the_digest_is_the_file_s() -> None:
-    import hashlib
-    from pathlib import Path
-
-    path = Path(prompts.__file__).with_name("prompts.yaml")
-    assert prompts.digest() == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,7 +13,6 @@ from typing import Any, cast
 import measured
 import pytest
 
-from bot.checkpoint.headers import TensorEntry
 from bot.edges import failures
 from bot.edges.environment import Environment
 from bot.errors import InfrastructureError, RecipeError
@@ -240,15 +239,3 @@ def test_a_cache_says_how_many_full_requests_and_bytes_a_token():
     cache = kv.cache_of(load)
     assert cache == kv.KvCache(tokens=16384, max_concurrency=2.0, bytes_per_token=1024.0)
     assert kv.cache_of(measured.load(kv_cache_tokens=None)) is None
-
-
-def test_mtp_bytes_are_those_of_the_head_only():
-    def entry(name: str, start: int, end: int) -> TensorEntry:
-        return TensorEntry(name=name, dtype="BF16", shape=(1,), start=start, end=end, file="f")
-
-    tensors = [
-        entry("mtp.fc.weight", 0, 100),
-        entry("model.layers.0.mtp.x", 100, 900),
-        entry("mtp.norm", 900, 932),
-    ]
-    assert kv.mtp_bytes(tensors) == 132
