@@ -18,8 +18,9 @@ $(VENV)/.ready: pyproject.toml runners/environments/bot.txt
 demo: setup
 	@$(BIN)/release-bot demo
 
+# Two workers: one has the demo and what looks at it, the other the engine's tests.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
 
 # Everything but the real quantizers: a minute or two.
 test-fast: setup

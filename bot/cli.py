@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return error.exit_code
 
 
+Command = Callable[[str, Handler, str], argparse.ArgumentParser]
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose mistakes are the bot's own errors."""
 
@@ -102,6 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         child.set_defaults(handler=handler)
         return child
 
+    _releasing(command)
+    _measuring(command)
+    _checking(command)
+    command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
+    _recipes_parser(subcommands, common)
+    _hub_parser(subcommands, common)
+    return parser
+
+
+def _releasing(command: Command) -> None:
+    """`demo`, `run`, and one command for each stage."""
     demo = command(
         "demo",
         commands.demo,
@@ -142,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="DIR",
                 help="the reviewed card's folder (default: the work folder's)",
             )
-    _measuring(command)
+
+
+def _checking(command: Command) -> None:
+    """`card`, `audit`, `repair`."""
     card = command(
         "card", commands.card, "render a release's card (`card KEY`), or check one (`card lint FILE`)"
     )
@@ -167,13 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     repair.add_argument("path", type=Path, metavar="PATH", help="the checkpoint's folder")
     repair.add_argument("--base", metavar="SRC", help="the base: a folder or org/name[@revision]")
     repair.add_argument("--recipe", required=True, metavar="NAME")
-    command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
-    _recipes_parser(subcommands, common)
-    _hub_parser(subcommands, common)
-    return parser
 
 
-def _measuring(command: Callable[[str, Handler, str], argparse.ArgumentParser]) -> None:
+def _measuring(command: Command) -> None:
     """`measure`, `compare`, `override`."""
     measure = command(
         "measure",

@@ -17,6 +17,7 @@ from bot import log
 from bot.errors import AuditFailed, GateFailed, UsageError
 
 if TYPE_CHECKING:
+    from bot import byhand
     from bot.config import Config
     from bot.edges.hub import Hub
 
@@ -141,12 +142,7 @@ def measure(arguments: argparse.Namespace) -> int:
         return _one_stage(arguments, "measure", arguments.what)
     settings, overrides = config.load(), _pairs(arguments.overrides)
     asked = byhand.ask(arguments.what, arguments.recipe, overrides, _connect(settings), settings)
-    found = byhand.measure(asked, arguments.what, arguments.base)
-    if arguments.json:
-        print_json(found.as_json())
-    else:
-        print(found.as_text())
-    return GateFailed.exit_code if found.refused else 0
+    return _told(byhand.measure(asked, arguments.what, arguments.base), arguments)
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -155,7 +151,10 @@ def compare(arguments: argparse.Namespace) -> int:
 
     settings, overrides = config.load(), _pairs(arguments.overrides)
     asked = byhand.ask(arguments.other, arguments.recipe, overrides, _connect(settings), settings)
-    found = byhand.compare(asked, arguments.one, arguments.other)
+    return _told(byhand.compare(asked, arguments.one, arguments.other), arguments)
+
+
+def _told(found: byhand.Found, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found.as_json())
     else:

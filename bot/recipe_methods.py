@@ -7,17 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from bot.recipe_errors import Impossible
-
-PositiveInt = Annotated[int, Field(gt=0)]
-
-
-class RecipeModel(BaseModel):
-    """Frozen, strict, finite: what the YAML says is what is meant, or it is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from bot.recipe_fields import PositiveInt, RecipeModel
 
 
 def _no_fp8_kv(value: object) -> object:

@@ -9,7 +9,8 @@ from bot import recipe as recipes
 from bot.edges.hub import Hub
 from bot.errors import RecipeError
 from bot.models import write_atomically
-from bot.recipe import UNPINNED, Recipe
+from bot.recipe import Recipe
+from bot.recipe_fields import UNPINNED
 from bot.recipe_text import pin_text
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bot import log, naming
 from bot import recipe as recipes
+from bot.comparable import comparable
 from bot.edges.hub import Hub, translated
 from bot.errors import InputError, Refused, ReleaseBotError
 from bot.evidence import AuditEvidence, Evidence, GatesEvidence, MeasureEvidence, Sibling
@@ -24,7 +25,6 @@ from bot.gates.structure import text_differences
 from bot.measurements import Examined
 from bot.models import Model, Release, read_json
 from bot.recipe import Recipe
-from bot.serving.baselines import comparable
 from bot.stages import gate
 from bot.stages.audit import AuditReport
 from bot.workspace import Workspace

@@ -44,7 +44,7 @@ from bot.measurements import (
     SubjectFacts,
 )
 from bot.models import Hardware
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 from bot.stages.audit import AuditReport
 
 M = TypeVar("M", bound=BaseModel)

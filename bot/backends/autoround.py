@@ -42,7 +42,8 @@ from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import RecipeError
 from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse
-from bot.recipe import AutoRoundMethod, Recipe
+from bot.recipe import Recipe
+from bot.recipe_methods import AutoRoundMethod
 
 if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet

@@ -42,7 +42,8 @@ from bot.backends.report import Report
 from bot.backends.rows import image_rows, text_rows
 from bot.errors import InputError, RecipeError
 from bot.models import BackendJob, CalibrationUse, read_json, write_json
-from bot.recipe import UNPINNED, CalibrationSet, Recipe
+from bot.recipe import CalibrationSet, Recipe
+from bot.recipe_fields import UNPINNED
 
 Sample = dict[str, torch.Tensor]
 _TOKENIZER_FILES = (

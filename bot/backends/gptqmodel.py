@@ -38,7 +38,8 @@ from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import BackendError, InputError
 from bot.models import BackendJob, BackendResult, ModuleResult, ParameterUse
-from bot.recipe import GptqMethod, Recipe
+from bot.recipe import Recipe
+from bot.recipe_methods import GptqMethod
 
 if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet

@@ -36,7 +36,8 @@ from bot.backends import observe
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.models import BackendJob, BackendResult, ParameterUse, write_atomically
-from bot.recipe import NvFp4Method, Recipe
+from bot.recipe import Recipe
+from bot.recipe_methods import NvFp4Method
 
 if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet

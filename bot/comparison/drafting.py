@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from bot.comparable import comparable
 from bot.comparison.model import Kind, Position, SoakPoint, Speedup
 from bot.comparison.sides import ratio
 from bot.comparison.speeds import figures_of
 from bot.measurements import Drafts, Examined, Soak, Speed, Speeds
-from bot.serving.baselines import comparable
 
 
 def acceptance_of(release: Examined, base: Examined) -> tuple[list[Position], list[Kind]]:

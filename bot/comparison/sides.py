@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bot.comparable import comparable
 from bot.comparison.model import Side, SideKind, SpeedFigures
 from bot.comparison.speeds import figures_of
 from bot.gates.structure import text_differences
 from bot.measurements import Divergence, Drafts, Examined, Perplexity, Speeds
-from bot.serving.baselines import comparable
 
 NOT_SERVED = {
     "did_not_load": "it did not load",

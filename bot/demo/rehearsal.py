@@ -36,9 +36,9 @@ _SHORT = {
     "evaluation.max_tokens": "16384",
     "evaluation.divergence_tokens": "8192",
     "evaluation.drafting.output_tokens": "64",
-    "evaluation.soak": "{context_tokens: 6144, window_tokens: 1024, output_tokens: 128}",
-    "evaluation.speed": "{input_tokens: 128, output_tokens: 32, streams: [1, 16], num_runs: 3, "
-    "prompts_per_stream: 2, prompts_per_kind: 2}",
+    "evaluation.soak": "{context_tokens: 4096, window_tokens: 1024, output_tokens: 64}",
+    "evaluation.speed": "{input_tokens: 128, output_tokens: 16, streams: [1, 16], num_runs: 3, "
+    "prompts_per_stream: 1, prompts_per_kind: 1}",
 }
 SCALE: dict[str, dict[str, str]] = {
     "gptq-foem-g32": {**_SHORT, "calibration.sets.*.lengths.min_tokens": "64"},

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from bot.models import Hardware
 
@@ -58,6 +59,46 @@ def _cpuinfo(field: str) -> str:
 def memory_bytes() -> int:
     """The machine's main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limit_bytes() -> int:
+    """What processes started here may hold: the machine's memory, or less where a container says so.
+
+    Linux's control groups, version 2 (`memory.max`) and 1 (`memory.limit_in_bytes`); a limit of a parent
+    group holds for its children.
+    """
+    limits = [limit for limit in map(_limit_in, _memory_groups()) if limit]
+    return min([memory_bytes(), *limits])
+
+
+def _memory_groups(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[Path]:
+    """The folders of this process's memory groups, each below its parent."""
+    found = []
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = cgroups / controllers
+            group = root / path.lstrip("/")
+            found += [each for each in (group, *group.parents) if each.is_relative_to(root)]
+            found.append(root)
+    return found
+
+
+def _limit_in(group: Path) -> int | None:
+    """The limit that a group states, in bytes; None when it states none."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            text = (group / name).read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
 
 
 def cpu_flags() -> frozenset[str]:

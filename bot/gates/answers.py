@@ -12,7 +12,7 @@ from typing import get_args
 from bot.gates.excuses import undrafted
 from bot.gates.gate import Facts, Finding, at_least, failed, gate, not_applicable, passed, ratio
 from bot.measurements import Canaries, Canary, Equality
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 from bot.serving.drafting import leading_share
 
 CANARY_IDS: tuple[str, ...] = get_args(Canary.model_fields["id"].annotation)

@@ -15,7 +15,7 @@ from bot.gates.counts import Share, at_position, impossible, of_tokens, together
 from bot.gates.excuses import undrafted
 from bot.gates.gate import Facts, Finding, anomalous, failed, gate, not_applicable, passed, ratio
 from bot.measurements import Acceptance, Soak
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 
 MIN_DRAFTS = 50
 # A quantized body drafts no better than the base's; answers that run in circles do.

@@ -23,9 +23,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bot.comparable import comparable
 from bot.evidence import GateResult, GateStatus
-from bot.measurements import EngineFacts, Examined
-from bot.recipe import Thresholds
+from bot.measurements import Examined
+from bot.recipe_evaluation import Thresholds
 from bot.stages.audit import AuditReport
 
 
@@ -153,8 +154,8 @@ class Gate:
         roles = {path.split(".")[0] for path in self.requires}
         if not self.compares or not {"release", "base"} <= roles:
             return None
-        differs = engine_differences(facts.release.engine, facts.base.engine)
-        return f"not compared: release and base have another {', '.join(differs)}" if differs else None
+        why = comparable(facts.release.engine, facts.base.engine)
+        return f"not compared: {why}" if why else None
 
     def _not_a_number(self, facts: Facts) -> str | None:
         paths = (*self.requires, *self.optional)
@@ -193,11 +194,6 @@ def gate(
 
 
 # ── what every gate is spared ──────────────────────────────────────────────────────────────
-
-
-def engine_differences(one: EngineFacts, other: EngineFacts) -> list[str]:
-    """The fields in which two engines, or the machines under them, differ."""
-    return [name for name in EngineFacts.model_fields if getattr(one, name) != getattr(other, name)]
 
 
 def unsound(part: Any, at: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bot.gates.gate import Finding, anomalous, at_least, at_most, failed, gate, ratio
 from bot.gates.structure import text_differences
 from bot.measurements import Divergence, Perplexity, SubjectFacts
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 
 # BF16 arithmetic alone moves a prediction by more than this: below it, nothing was quantized.
 MIN_KLD = 1e-6

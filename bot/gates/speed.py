@@ -10,7 +10,7 @@ from statistics import median
 from bot.gates.excuses import no_kernel
 from bot.gates.gate import Finding, anomalous, at_least, failed, gate, ratio
 from bot.measurements import Speed, Speeds
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 
 # A quarter of the bytes to read a token is at most four times as fast.
 MAX_SPEED_RATIO = 4.0

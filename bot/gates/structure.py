@@ -7,9 +7,10 @@ Linears of an unquantized model, so that the base's head lives is shown by what 
 
 from __future__ import annotations
 
-from bot.gates.gate import Finding, at_most, engine_differences, failed, gate, passed
+from bot.comparable import differences
+from bot.gates.gate import Finding, at_most, failed, gate, passed
 from bot.measurements import Divergence, EngineFacts, Failure, Load, Perplexity
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 from bot.stages.audit import AuditReport, Inventory
 
 # Two perplexities of different ones of these are figures of different things.
@@ -92,8 +93,8 @@ def engine(limits: Thresholds, release: EngineFacts, base: EngineFacts, fp8: Eng
     Figures of two engines, drivers or machines differ for reasons that are not the checkpoint's.
     """
     others = {"base": base, **({"fp8": fp8} if fp8 else {})}
-    differ = {role: engine_differences(release, each) for role, each in others.items()}
-    told = [f"{role}: another {', '.join(fields)}" for role, fields in differ.items() if fields]
+    differ = {role: differences(release, each) for role, each in others.items()}
+    told = [f"release and {role}: {', '.join(found)}" for role, found in differ.items() if found]
     if told:
         return failed("; ".join(told))
     return passed(f"{release.package} {release.version} on {release.hardware.gpu or release.hardware.cpu}")

@@ -3,16 +3,11 @@
 An FP8 repo counts as the base's own when the same author published it under the base's name with `-FP8`, its
 card names no other base, and its config says FP8 and describes the same network. A repo that fails one of
 these is somebody's experiment, or the FP8 of another base, and no row of a table.
-
-Figures are compared only when one engine build measured them on one machine. Losses and divergences stay
-true for as long; speed does not, since a machine's clocks, heat and neighbours change: it is measured anew
-after a day.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from bot import log
@@ -20,12 +15,8 @@ from bot.checkpoint.documents import read_object
 from bot.checkpoint.hub import HubSource
 from bot.edges.hub import Hub, RepoState
 from bot.errors import InputError
-from bot.measurements import EngineFacts
-from bot.models import Hardware
 
 SUFFIX: Final = "-FP8"
-MAX_AGE: Final = timedelta(hours=24)
-CLOCK_SKEW: Final = timedelta(minutes=5)
 # Fields of a config that say whether two checkpoints are the same network.
 NETWORK: Final = (
     "hidden_size",
@@ -35,18 +26,6 @@ NETWORK: Final = (
     "num_key_value_heads",
     "vocab_size",
 )
-
-# Fields of EngineFacts that make another engine, and what a reader calls them.
-DIFFERENCES: Final = {
-    "package": "engines",
-    "version": "engine versions",
-    "device": "kinds of device",
-    "environment_digest": "engine environments",
-    "torch": "builds of torch",
-    "transformers": "versions of transformers",
-    "driver": "drivers",
-    "compute_capability": "compute capabilities",
-}
 
 Config = Mapping[str, Any]
 
@@ -110,40 +89,3 @@ def _config(repo_id: str, revision: str | None, hub: Hub) -> dict[str, Any]:
     source = HubSource(repo_id, revision, token=hub.api.token if isinstance(hub.api.token, str) else None)
     found: dict[str, Any] = read_object(source, "config.json")
     return found
-
-
-# ── what may be compared ───────────────────────────────────────────────────────────────────
-
-
-def comparable(a: EngineFacts, b: EngineFacts) -> str | None:
-    """Why figures measured under `a` may not stand beside those under `b`; None when they may."""
-    for field, what in DIFFERENCES.items():
-        one, other = getattr(a, field), getattr(b, field)
-        if one != other:
-            return f"they come from two {what}: {_shown(one)} and {_shown(other)}"
-    for field in Hardware.model_fields:
-        one, other = getattr(a.hardware, field), getattr(b.hardware, field)
-        if one != other:
-            return f"they come from two machines, whose {field} are {_shown(one)} and {_shown(other)}"
-    return None
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
-
-
-def fresh(started_at: str, now: datetime) -> bool:
-    """Whether a speed taken at `started_at` (ISO 8601 with its zone) may be used at `now`: for a day.
-
-    That machine, driver and environment are the same is the caller's to know (`comparable`, or the key that
-    the figures are kept under). A time in the future is a clock that was wrong, and not fresh.
-    """
-    try:
-        at = datetime.fromisoformat(started_at)
-    except ValueError:
-        return False
-    if at.tzinfo is None:
-        return False
-    age = now - at.astimezone(UTC)
-    return -CLOCK_SKEW <= age <= MAX_AGE

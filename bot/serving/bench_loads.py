@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from bot.errors import RecipeError
-from bot.recipe import SpeedPlan
+from bot.recipe_evaluation import SpeedPlan
 
 SLACK_TOKENS: Final = 16  # random ids become text and ids again; a prompt can come out some tokens longer
-PUBLIC_URL: Final = "http://127.0.0.1:8000"
+PUBLIC_URL: Final = "http://localhost:8000"
 RANDOM: Final = "random"
 SEEDS_PER_LOAD: Final = 100
 

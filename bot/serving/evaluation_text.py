@@ -26,7 +26,8 @@ import yaml
 from bot.edges import process
 from bot.errors import InputError, RecipeError, ReleaseBotError
 from bot.models import write_atomically
-from bot.recipe import UNPINNED, Evaluation
+from bot.recipe_evaluation import Evaluation
+from bot.recipe_fields import UNPINNED
 
 if TYPE_CHECKING:
     from bot.edges.hub import Hub

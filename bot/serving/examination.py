@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bot import comparable
 from bot.measurements import (
     Acceptance,
     Canaries,
@@ -29,8 +30,9 @@ from bot.measurements import (
     Soak,
     Speeds,
 )
-from bot.recipe import Evaluation, Serve
-from bot.serving import baselines, command, drafting
+from bot.recipe import Serve
+from bot.recipe_evaluation import Evaluation
+from bot.serving import command, drafting
 from bot.serving.engine import Engine, platform_items
 from bot.serving.parts import Parts
 from bot.serving.subject import Subject
@@ -129,7 +131,7 @@ class Examination:
         """Whether the part `name` is to be measured: it was not, or it is a speed of more than a day ago."""
         found = self.read(name)
         if isinstance(found, Speeds) and found.rows:
-            return not baselines.fresh(found.started_at, datetime.now(UTC))
+            return not comparable.fresh(found.started_at, datetime.now(UTC))
         return found is None
 
     def keep(self, name: str, part: BaseModel) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from bot import log
-from bot.edges import process
+from bot.edges import machine, process
 from bot.errors import EngineError, ReleaseBotError
 from bot.measurements import Load
 from bot.serving import command, symptoms
@@ -99,11 +99,11 @@ def serving(
 ) -> Iterator[Server]:
     """A server of `subject` that answers; it and all it started are ended on leaving the block.
 
-    `memory_limit_bytes` bounds the main memory of its processes (default: 90% of the machine's). The log goes
-    to `logs`, one file a start. Raises NotServable when the checkpoint does not load, EngineError when the
-    engine hangs, dies, finds no port or takes too much memory.
+    `memory_limit_bytes` bounds the main memory of its processes (default: 90% of what this process may use).
+    The log goes to `logs`, one file a start. Raises NotServable when the checkpoint does not load,
+    EngineError when the engine hangs, dies, finds no port or takes too much memory.
     """
-    limit = memory_limit_bytes or int(engine.facts.hardware.memory_bytes * MEMORY_SHARE)
+    limit = memory_limit_bytes or int(machine.memory_limit_bytes() * MEMORY_SHARE)
     for attempt in range(1, PORT_ATTEMPTS + 1):
         port, name = pick_port(), f"{subject.facts.role}-{secrets.token_hex(4)}"
         argv = command.argv(subject, engine, port=port, served_name=name, drafting=drafting)

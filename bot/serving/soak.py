@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from bot import log
+from bot.errors import InputError
 from bot.measurements import Drafts, Soak, SoakWindow
-from bot.recipe import SoakPlan
+from bot.recipe_evaluation import SoakPlan
 from bot.serving import turns
 from bot.serving.client import Client, drafts_between
 
@@ -36,7 +37,7 @@ OPENING = (
 def run(client: Client, texts: Iterable[str], plan: SoakPlan, *, max_model_len: int) -> Soak:
     """Grow one conversation out of `texts` to the plan's context, or to what `max_model_len` allows.
 
-    Nothing else may ask the server meanwhile. Raises what Client does.
+    Nothing else may ask the server meanwhile. Raises what Client does, and InputError for too little text.
     """
     started = time.monotonic()
     markup = turns.of(client)
@@ -50,10 +51,16 @@ def run(client: Client, texts: Iterable[str], plan: SoakPlan, *, max_model_len: 
             progress.update(_work(done, plan), note=f"at {window.context_tokens}, {window.drafts.rate:.0%}")
         fresh = _short(client, markup, plan)
     reached = windows[-1].context_tokens if windows else 0
+    if len(windows) < len(contexts):
+        raise InputError(
+            f"the evaluation text ended at {reached:,} tokens of context; the soak goes to {contexts[-1]:,}",
+            why="a shorter conversation would prove less than the card says",
+            fix="name an evaluation set with more text, or lower evaluation.soak.context_tokens",
+        )
     return Soak(
         target_context_tokens=plan.context_tokens,
         reached_context_tokens=reached,
-        limit=limit_of(plan, contexts, reached, max_model_len=max_model_len),
+        limit=limit_of(plan, reached, max_model_len=max_model_len),
         opening=opening,
         windows=windows,
         fresh=fresh,
@@ -76,10 +83,8 @@ def windows_of(plan: SoakPlan, *, max_model_len: int, turn_tokens: int) -> list[
     return kept[1:]
 
 
-def limit_of(plan: SoakPlan, contexts: list[int], reached: int, *, max_model_len: int) -> str:
+def limit_of(plan: SoakPlan, reached: int, *, max_model_len: int) -> str:
     """Why the conversation ended at `reached`."""
-    if contexts and reached < contexts[-1]:
-        return "the evaluation text was used up"
     if reached == plan.context_tokens:
         return "the target was reached"
     return f"the model's limit of {max_model_len} tokens, with room for an answer of {plan.output_tokens}"

@@ -24,13 +24,13 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from bot import log
+from bot import comparable, log
 from bot.edges import failures, process
 from bot.errors import EngineError, InfrastructureError
 from bot.measurements import Load, Speed, SpeedRun, Speeds
 from bot.models import write_atomically, write_json
-from bot.recipe import SpeedPlan
-from bot.serving import baselines, symptoms
+from bot.recipe_evaluation import SpeedPlan
+from bot.serving import symptoms
 from bot.serving.bench_loads import BenchLoad, Target, arguments, check_fits, plan_runs, shown_command
 from bot.serving.bench_worker import REQUESTS_FAILED, BenchJob, BenchResult, BenchRun
 from bot.serving.engine import Engine, variables
@@ -148,7 +148,7 @@ def _row(load: BenchLoad, kept: Path, *, drafting: bool) -> Speed:
 def _kept(file: Path) -> BenchResult | None:
     """The result in `file`; None when there is none, or it is older than speeds stay comparable."""
     try:
-        if not baselines.fresh(_made_at(file).isoformat(), datetime.now(UTC)):
+        if not comparable.fresh(_made_at(file).isoformat(), datetime.now(UTC)):
             return None
         return BenchResult.model_validate_json(file.read_bytes())
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from bot.errors import GateFailed, UsageError
 from bot.evidence import GateResult, GatesEvidence, MeasureEvidence, Override
 from bot.gates import evaluate
 from bot.gates.gate import Facts
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 from bot.stages.audit import AuditReport
 
 BLOCKING = ("failed", "anomalous")

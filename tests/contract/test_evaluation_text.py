@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd
 from bot import recipe as recipes
 from bot.edges import hub as edge
 from bot.errors import InputError
-from bot.recipe import Evaluation
+from bot.recipe_evaluation import Evaluation
 from bot.serving.evaluation_text import fetch
 
 pytestmark = pytest.mark.contract

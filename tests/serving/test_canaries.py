@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bot.errors import EngineError
+from bot.errors import EngineError, InputError
 from bot.measurements import Canaries
-from bot.recipe import SoakPlan
+from bot.recipe_evaluation import SoakPlan
 from bot.serving import canaries, drafting, prompts, soak
 from bot.serving.canary_rules import degenerate, is_city, names_only, says
 from bot.serving.canary_texts import BEGINNINGS, ledger
@@ -179,11 +179,10 @@ def test_the_soak_answers_at_exactly_the_planned_contexts(tiny_server: Server) -
     assert all(window.drafts.num_drafts > 0 for window in found.windows)
 
 
-def test_the_soak_ends_where_the_text_does(tiny_server: Server) -> None:
+def test_too_little_text_is_no_soak(tiny_server: Server) -> None:
     plan = SoakPlan(context_tokens=4096, window_tokens=512, output_tokens=32)
-    found = soak.run(tiny_server.client, iter(TEXT[:40]), plan, max_model_len=8192)
-    assert 0 < found.reached_context_tokens < 4096
-    assert "text was used up" in found.limit
+    with pytest.raises(InputError, match=r"text ended at [\d,]+ tokens of context; the soak goes to 4,096"):
+        soak.run(tiny_server.client, iter(TEXT[:40]), plan, max_model_len=8192)
 
 
 def test_the_soak_ends_at_the_model_s_limit(tiny_server: Server) -> None:

@@ -19,7 +19,7 @@ from checkpoints import bf16, floats, read_all
 from bot.demo.rehearsal import FIXTURE
 from bot.errors import NotServable
 from bot.measurements import Drafts
-from bot.recipe import SoakPlan
+from bot.recipe_evaluation import SoakPlan
 from bot.serving import canaries, command, drafting, server, soak, symptoms
 from bot.serving.engine import Engine, variables
 from bot.serving.server import Server

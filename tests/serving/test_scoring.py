@@ -24,7 +24,8 @@ from bot.demo.rehearsal import FIXTURE
 from bot.demo.standins import held_out, library_prose
 from bot.errors import InputError, NotServable, Refused
 from bot.measurements import Role
-from bot.recipe import Evaluation, Serve
+from bot.recipe import Serve
+from bot.recipe_evaluation import Evaluation
 from bot.serving import divergence, scoring, store, subject
 from bot.serving.engine import Engine, variables
 from bot.serving.examination import Examination

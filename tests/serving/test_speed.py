@@ -17,7 +17,7 @@ import pytest
 
 from bot.errors import EngineError, RecipeError
 from bot.measurements import Speeds
-from bot.recipe import SpeedPlan
+from bot.recipe_evaluation import SpeedPlan
 from bot.serving import bench_loads, server, speed
 from bot.serving.engine import Engine
 from bot.serving.server import Server

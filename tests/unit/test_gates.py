@@ -15,7 +15,7 @@ from judging import DRAFTED, blocked, family, having, judged
 from bot.gates import GATES
 from bot.gates.gate import unsound
 from bot.measurements import Failure
-from bot.recipe import Thresholds
+from bot.recipe_evaluation import Thresholds
 
 CANARIES = {f"canary.{each}" for each in m.CANARY_IDS}
 SCORED = {"tokens", "ppl.ratio", "kld", "top1"}

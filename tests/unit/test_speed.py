@@ -16,7 +16,8 @@ import pytest
 from bot.edges import failures
 from bot.edges.environment import Environment
 from bot.errors import InfrastructureError, RecipeError
-from bot.recipe import Serve, SpeedPlan
+from bot.recipe import Serve
+from bot.recipe_evaluation import SpeedPlan
 from bot.serving import bench_worker, kv, speed
 from bot.serving.bench_loads import BenchLoad, Target, arguments, check_fits, plan_runs, shown_command
 from bot.serving.bench_worker import BenchResult, RequestsFailed
