@@ -100,6 +100,7 @@ class Canary(Model):
         "reasoning",
         "long_prompt",
         "batch",
+        "sampled",
         "prefix_cache",
     ]
     applicable: bool

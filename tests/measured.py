@@ -156,6 +156,7 @@ _ANSWERS = {
     "reasoning": ["7 times 8 is 56"],
     "long_prompt": ["7412"],
     "batch": ["16 of 16 answered"],
+    "sampled": ["A river flows to the sea."],
     "prefix_cache": ["the same answer twice"],
 }
 
@@ -174,7 +175,7 @@ def canary(id: str, **changes: Any) -> Canary:
 
 
 def canaries(**rows: dict[str, Any]) -> Canaries:
-    """All ten; `rows` changes single ones: `canaries(image={"held": False})` (`__` stands for a dot)."""
+    """All of them; `rows` changes single ones: `canaries(image={"held": False})` (`__` stands for a dot)."""
     changes = {name.replace("__", "."): change for name, change in rows.items()}
     return Canaries(rows=[canary(each, **changes.get(each, {})) for each in CANARY_IDS], wall_s=12.5)
 

@@ -29,13 +29,14 @@ from bot.serving.subject import Subject
 
 CanaryId = Literal[
     "text.fact", "text.arithmetic", "text.agreement", "image", "video", "tool_call", "reasoning",
-    "long_prompt", "batch", "prefix_cache",
+    "long_prompt", "batch", "sampled", "prefix_cache",
 ]  # fmt: skip
 
 ANSWER_TOKENS = 32
 TOOL_TOKENS = 64
 REASONING_TOKENS = 128
 AGREEMENT_TOKENS = 16
+NUM_SAMPLED = 8
 BATCH_SHARE = 0.5  # of leading tokens; rounding in a batch moves a near-tie late, mixed-up requests all
 NUM_AGREEMENT = 12  # of the beginnings
 _SAMPLE_PAGES = 64
@@ -63,9 +64,12 @@ class Seen:
     tokens: list[list[int]] = field(default_factory=list)
 
 
-def run(client: Client, subject: Subject, *, prefix_caching: bool) -> Canaries:
+def run(
+    client: Client, subject: Subject, *, prefix_caching: bool, spared: Mapping[str, str]
+) -> Canaries:
     """Every canary, one after the other; `prefix_caching` says whether the engine keeps prefixes.
 
+    `spared` are canaries that this engine cannot be asked, and why (`command.spared`).
     Raises what Client raises for an engine that died or hangs and for answers that are garbage.
     """
     started = time.monotonic()
@@ -73,15 +77,14 @@ def run(client: Client, subject: Subject, *, prefix_caching: bool) -> Canaries:
     rows: list[Canary] = []
     with log.Progress("canaries", total=len(CANARIES)) as progress:
         for name, canary in CANARIES.items():
-            rows.append(_row(name, canary, asked))
+            why = spared.get(name) or not_applicable(name, subject, prefix_caching=prefix_caching)
+            rows.append(_unseen(name, why, applicable=False) if why else _row(name, canary, asked))
             progress.update(len(rows), note=f"{name}: {rows[-1].detail}")
     return Canaries(rows=rows, wall_s=time.monotonic() - started)
 
 
 def _row(name: CanaryId, canary: Callable[[Asked], Seen], asked: Asked) -> Canary:
     """One canary; a request that the server refuses is a finding, an engine that ends is not."""
-    if why := not_applicable(name, asked.subject, prefix_caching=asked.prefix_caching):
-        return _unseen(name, why, applicable=False)
     try:
         seen = canary(asked)
     except EngineError as e:
@@ -243,6 +246,21 @@ def _batch(asked: Asked) -> Seen:
     )
 
 
+def _sampled(asked: Asked) -> Seen:
+    """Answers as people get them: drawn by the checkpoint's own `generation_config.json`, not greedy."""
+    told: dict[str, Any] = {"temperature": None, "ignore_eos": True, "logprobs": True}
+    answers = [
+        _chat(asked, "Tell me something about rivers.", seed=seed, **told) for seed in range(NUM_SAMPLED)
+    ]
+    tokens = [answer.token_ids for answer in answers]
+    why = degenerate(tokens)
+    return Seen(
+        held=why is None,
+        detail=why or f"{len({tuple(each) for each in tokens})} different answers of {len(tokens)}",
+        answers=[answers[0].content],
+    )
+
+
 def _prefix_cache(asked: Asked) -> Seen:
     """The same prompt twice, long enough to fill blocks of a hybrid model's cache."""
     text, num_tokens = _ledger(asked.client, min(4096, _max_model_len(asked)) - ANSWER_TOKENS)
@@ -270,5 +288,6 @@ CANARIES: Mapping[CanaryId, Callable[[Asked], Seen]] = {
     "reasoning": _reasoning,
     "long_prompt": _long_prompt,
     "batch": _batch,
+    "sampled": _sampled,
     "prefix_cache": _prefix_cache,
 }

@@ -127,6 +127,12 @@ def quirks_of(subject: Subject, engine: Engine, *, drafting: bool) -> list[quirk
     return quirks.applying(engine.facts, subject.facts, drafting=drafting and drafts(subject))
 
 
+def spared(subject: Subject, engine: Engine, *, drafting: bool) -> dict[str, str]:
+    """The canaries that a quirk makes impossible to ask, and why."""
+    concerned = quirks_of(subject, engine, drafting=drafting)
+    return {canary: quirk.what for quirk in concerned for canary in quirk.spares}
+
+
 def drafts(subject: Subject) -> bool:
     """Whether the printed command asks for drafts: the recipe does, and there is a head."""
     return subject.facts.drafts and subject.serve.num_speculative_tokens > 0

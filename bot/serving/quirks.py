@@ -92,6 +92,7 @@ class Quirk(Model):
     arguments: list[Argument] = Field(default_factory=list)
     variables: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], str] = Field(default_factory=dict)
     shim: Text | None = None
+    spares: list[Text] = Field(default_factory=list)  # canaries that it makes impossible to ask
     card: Text | None
     source: list[Text] = Field(min_length=1)
 

@@ -86,7 +86,8 @@ def _served(x: Examination, name: str, steps: Mapping[str, Measure], *, drafts: 
 def _canaries(x: Examination, running: Server) -> BaseModel:
     set_flags = command.settings(x.subject, x.engine, drafting=x.subject.facts.drafts)
     caching = "--no-enable-prefix-caching" not in set_flags  # the engine's own default is on
-    return canaries.run(running.client, x.subject, prefix_caching=caching)
+    spared = command.spared(x.subject, x.engine, drafting=x.subject.facts.drafts)
+    return canaries.run(running.client, x.subject, prefix_caching=caching, spared=spared)
 
 
 def _greedy(x: Examination, running: Server) -> BaseModel:

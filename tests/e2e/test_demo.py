@@ -219,7 +219,7 @@ def test_pages_are_written_with_their_plots(demo: Rehearsed):
         text = page.read_text()
         pictures = list((demo.snapshot(name) / "plots").glob("*.png"))
         assert len(pictures) >= 6
-        assert text.count("data:image/png;base64,") == len(pictures)
+        assert text.count('<img src="data:image/png;base64,') == len(pictures)
         assert "<table>" in text
 
 

@@ -9,10 +9,11 @@ import pytest
 from bot.errors import EngineError, InputError
 from bot.measurements import Canaries
 from bot.recipe_evaluation import SoakPlan
-from bot.serving import canaries, drafting, prompts, soak
+from bot.serving import canaries, command, drafting, prompts, soak
 from bot.serving.canary_rules import degenerate, is_city, names_only, says
 from bot.serving.canary_texts import BEGINNINGS, ledger
 from bot.serving.client import Client
+from bot.serving.engine import Engine
 from bot.serving.server import Server, free_port
 from bot.serving.subject import Subject
 
@@ -23,8 +24,9 @@ TEXT = [f"Paragraph {i} says what the one before it said, and one thing more.\n"
 
 
 @pytest.fixture(scope="module")
-def seen(tiny_server: Server, tiny: Subject) -> Canaries:
-    return canaries.run(tiny_server.client, tiny, prefix_caching=False)
+def seen(tiny_server: Server, tiny: Subject, engine: Engine) -> Canaries:
+    spared = command.spared(tiny, engine, drafting=True)
+    return canaries.run(tiny_server.client, tiny, prefix_caching=False, spared=spared)
 
 
 # ── canaries ───────────────────────────────────────────────────────────────────────────────
@@ -33,7 +35,8 @@ def seen(tiny_server: Server, tiny: Subject) -> Canaries:
 def test_the_tiny_base_serves_all_and_holds_what_it_can(seen: Canaries) -> None:
     rows = {row.id: row for row in seen.rows}
     assert list(rows) == list(canaries.CANARIES)
-    assert not rows["prefix_cache"].applicable
+    assert {row.id for row in seen.rows if not row.applicable} == {"prefix_cache", "sampled"}
+    assert "samples" in rows["sampled"].detail
     asked = [row for row in seen.rows if row.applicable]
     assert all(row.served for row in asked), [row.detail for row in asked if not row.served]
     assert {row.id for row in asked if row.held} == HELD
@@ -60,7 +63,7 @@ def test_agreement_keeps_greedy_tokens(seen: Canaries) -> None:
 
 def test_a_request_that_is_refused_is_a_finding(tiny_server: Server, tiny: Subject) -> None:
     nobody = replace(tiny_server.client, model="nobody")
-    rows = canaries.run(nobody, tiny, prefix_caching=True).rows
+    rows = canaries.run(nobody, tiny, prefix_caching=True, spared={}).rows
     assert not any(row.served or row.held for row in rows)
     assert all("nobody" in row.detail for row in rows if row.applicable)
 
@@ -68,7 +71,7 @@ def test_a_request_that_is_refused_is_a_finding(tiny_server: Server, tiny: Subje
 def test_a_server_that_is_not_there_is_an_error(tiny: Subject) -> None:
     gone = Client(url=f"http://127.0.0.1:{free_port()}", model="tiny")
     with pytest.raises(EngineError) as caught:
-        canaries.run(gone, tiny, prefix_caching=False)
+        canaries.run(gone, tiny, prefix_caching=False, spared={})
     assert caught.value.kind == "died"
 
 

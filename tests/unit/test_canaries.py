@@ -18,7 +18,7 @@ import pytest
 
 from bot import recipe as recipes
 from bot.measurements import Canary
-from bot.serving import canaries, subject
+from bot.serving import canaries, quirks, subject
 from bot.serving.client import Client
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "qwen3.5-tiny"
@@ -41,6 +41,7 @@ def answering(said: str | None) -> Iterator[Client]:
                 self.tell(400, {"error": {"message": "no such prompt"}})
             else:
                 choice = {"message": {"content": said}, "finish_reason": "stop", "token_ids": [5]}
+                choice["logprobs"] = {"content": [{"logprob": -1.5}]}
                 self.tell(200, {"choices": [choice]})
 
         def tell(self, status: int, body: object) -> None:
@@ -67,7 +68,7 @@ def long_prompt(said: str | None, monkeypatch: pytest.MonkeyPatch) -> Canary:
     only = {"long_prompt": canaries.CANARIES["long_prompt"]}
     monkeypatch.setattr(canaries, "CANARIES", only)
     with answering(said) as client:
-        (row,) = canaries.run(client, tiny, prefix_caching=False).rows
+        (row,) = canaries.run(client, tiny, prefix_caching=False, spared={}).rows
     return row
 
 
@@ -91,3 +92,21 @@ def test_a_long_prompt_that_is_refused_was_not_served(monkeypatch):
     row = long_prompt(None, monkeypatch)
     assert (row.applicable, row.served, row.held) == (True, False, False)
     assert "no such prompt" in row.detail
+
+
+def test_what_a_quirk_spares_is_not_asked_and_says_why(monkeypatch: pytest.MonkeyPatch):
+    serve = recipes.load("gptq-w4a16-g128").serve
+    tiny = subject.of_folder(FIXTURE, measured.engine(), role="base", name="tiny", revision=None, serve=serve)
+    monkeypatch.setattr(canaries, "CANARIES", {"sampled": canaries.CANARIES["sampled"]})
+    with answering("a river") as client:
+        (asked,) = canaries.run(client, tiny, prefix_caching=False, spared={}).rows
+        (spared,) = canaries.run(client, tiny, prefix_caching=False, spared={"sampled": "it dies"}).rows
+    assert (asked.applicable, asked.served, asked.held) == (True, True, False)
+    assert asked.detail == "every prompt has the same answer"
+    assert (spared.applicable, spared.served, spared.detail) == (False, False, "it dies")
+
+
+def test_quirks_spare_only_canaries_that_there_are():
+    spared = {canary for quirk in quirks.load() for canary in quirk.spares}
+    assert spared == {"sampled"}
+    assert spared <= canaries.CANARIES.keys()

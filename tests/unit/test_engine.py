@@ -78,7 +78,7 @@ def test_a_cpu_gets_shims_and_a_gpu_none(tmp_path: Path):
         "PYTHONPATH",
         "VLLM_CPU_INT4_W4A8",
         "TORCH_COMPILE_DISABLE",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU",
+        "VLLM_ENABLE_V1_MULTIPROCESSING",
     }
     assert items(cpu)["VLLM_CPU_INT4_W4A8"].quirk == "cpu-w4a8"
     assert "cpu-torchvision-operators" in items(cpu)["PYTHONPATH"].why

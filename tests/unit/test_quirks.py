@@ -28,7 +28,7 @@ ALL = {each.id: each for each in quirks.load()}
 CPU_ALWAYS = {
     "cpu-bfloat16-only",
     "cpu-compiled-helpers",
-    "cpu-reserved-core",
+    "cpu-worker-process",
     "cpu-distribution-name",
     "cpu-torchvision-operators",
 }
@@ -138,7 +138,7 @@ def test_an_entry_that_says_too_little_is_refused(change: dict[str, Any]):
     ("packing", "drafting", "more"),
     [
         ("none", False, set()),
-        ("none", True, {"cpu-prefix-caching-with-mtp", "cpu-draft-at-the-end"}),
+        ("none", True, {"cpu-prefix-caching-with-mtp", "cpu-draft-at-the-end", "cpu-sampling-with-drafts"}),
         ("gptq", False, {"weights-untracked", "desc-act-refused", "cpu-w4a8"}),
         ("auto_round:auto_gptq", False, {"weights-untracked", "desc-act-refused", "cpu-w4a8"}),
         ("nvfp4", False, {"weights-untracked", "cpu-nvfp4-kernel"}),

@@ -69,7 +69,7 @@ def test_the_limit_names_the_model_s() -> None:
     asked = plan(40960, 2048, 256)
     contexts = windows_of(asked, max_model_len=8192, turn_tokens=TURN)
     assert "8192" in limit_of(asked, contexts[-1], max_model_len=8192)
-    assert "100" in limit_of(asked, [], 0, max_model_len=100)
+    assert "100" in limit_of(asked, 0, max_model_len=100)
 
 
 # 1: system prompt, 2 and 3: around a user's text, 4 and 5: around an answer, 7: asked, 8: answered
