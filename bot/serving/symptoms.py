@@ -134,7 +134,8 @@ SYMPTOMS: Final = (
         fix="run it again; a new port is chosen each time",
     ),
     Symptom(
-        words=r"Worker proc \S+ died unexpectedly \(exit code: -?[1-9]\d*\)",
+        words=r"Worker proc \S+ died unexpectedly \(exit code: -?[1-9]\d*\)"
+        r"|engine core exited unexpectedly",
         kind="died",
         why="one of the engine's own processes was killed, or crashed in native code",
         fix="run it again, which goes on from the next measurement; if it dies again, see what kills it",

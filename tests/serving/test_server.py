@@ -149,7 +149,7 @@ def test_a_taken_port_is_left_alone_and_a_death_while_serving_is_told(
     with pytest.raises(EngineError) as caught:
         ask_and_kill()
     assert caught.value.kind == "died"
-    assert "died unexpectedly (exit code: -9)" in str(caught.value)
+    assert "engine core exited unexpectedly" in str(caught.value)
     assert all_gone(pids)
     assert tiny_server.client.answers()
 
