@@ -526,7 +526,9 @@ def test_an_override_says_who_and_why():
         gates=["canary.image"], who="Ann <a@b.c>", why="seen | fine", at="2026-11-21", inputs_digest="f" * 64
     )
     held, let = judged(broken), judged(broken, override=decision)
-    assert "> **This release does not pass its gates.** 1 of 26 hold it back" in card.render(held)
+    num_gates = len(held.gates.results)
+    words = f"> **This release does not pass its gates.** 1 of {num_gates} hold it back"
+    assert words in card.render(held)
     text = card.render(let)
     assert "does not pass its gates" not in text
     line = (

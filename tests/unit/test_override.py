@@ -53,7 +53,7 @@ def test_everything_that_blocks_is_told_at_once():
     assert error.exit_code == 6
     assert [problem["id"] for problem in error.problems] == BLOCKING
     assert [problem["status"] for problem in error.problems] == ["failed", "failed", "anomalous", "failed"]
-    assert text.startswith("4 of 26 gates block this release\n")
+    assert text.startswith("4 of 27 gates block this release\n")
     assert "kld: 0.30000 nats over 65,504 tokens (0.3, limit 0.06)" in text
     assert "ppl.ratio [anomalous]: far better than the base" in text
     assert json.loads(json.dumps(error.as_json()))["problems"][3]["limit"] == 0.06
@@ -154,7 +154,7 @@ def test_rows_show_each_verdict_and_what_was_overridden(monkeypatch, tmp_path):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     rows = gate.rows(judged(override=decided("ppl.ratio"), **BAD))
     shown = {row[0]: row[1:] for row in rows}
-    assert len(rows) == 26
+    assert len(rows) == 27
     assert {len(row) for row in rows} == {len(gate.COLUMNS)}
     assert shown["ppl.ratio"][:3] == ("anomalous, overridden", "0.8571", "0.97")
     assert shown["kld"] == ("failed", "0.3", "0.06", "0.30000 nats over 65,504 tokens")
