@@ -25,10 +25,7 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GIT
 GROUPS = {"demo": "demo", "tiny": "engine", "engine": "engine", "place": "quantizers"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        fixtures = getattr(item, "fixturenames", [])
-        for group in dict.fromkeys(GROUPS[name] for name in GROUPS if name in fixtures):
-            item.add_marker(pytest.mark.xdist_group(group))
-            break
+def pytest_itemcollected(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", [])
+    if groups := [GROUPS[name] for name in GROUPS if name in fixtures]:
+        item.add_marker(pytest.mark.xdist_group(groups[0]))
