@@ -20,7 +20,7 @@ demo: setup
 
 # Two workers: one has the demo and what looks at it, the other the engine's tests.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 25
 
 # Everything but the real quantizers: a minute or two.
 test-fast: setup

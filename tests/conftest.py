@@ -10,8 +10,10 @@ import atexit
 import os
 import shutil
 import tempfile
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -21,11 +23,18 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(name, None)
 
-# A fixture that takes minutes, and the group of all tests that share it.
-GROUPS = {"demo": "demo", "tiny": "engine", "engine": "engine", "place": "quantizers"}
+# Folders whose tests share what takes minutes to make; a longer path comes first.
+GROUPS = {"tests/e2e/test_quantize.py": "quantizers", "tests/e2e/": "demo", "tests/serving/": "engine"}
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    fixtures = getattr(item, "fixturenames", [])
-    if groups := [GROUPS[name] for name in GROUPS if name in fixtures]:
-        item.add_marker(pytest.mark.xdist_group(groups[0]))
+class Groups(LoadScopeScheduling):
+    """Whole groups to one worker, then module by module."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = str(super()._split_scope(nodeid))
+        return next((group for path, group in GROUPS.items() if module.startswith(path)), module)
+
+
+@pytest.hookimpl(optionalhook=True)  # it is pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return Groups(config, log)
