@@ -16,12 +16,13 @@ FOLDER = Path(__file__).resolve().parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
-    from bot import evidence, recipe
+    from bot import evidence, fleet, recipe
     from bot import models as own
     from bot.stages import audit, repair
 
     return {
         "recipe": recipe.Recipe,
+        "fleet": fleet.Fleet,
         "job": own.Release,
         "base": own.BaseEvidence,
         "quantize-job": own.BackendJob,
