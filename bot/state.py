@@ -106,11 +106,18 @@ class Decisions(Model):
 
 
 class Lease(Model):
-    """`leases/<key>.json`: who works on a release, and until when nobody else may."""
+    """`leases/<key>.json`: who works on a release, and until when nobody else may.
+
+    It says what of, so that whoever finds it run out can note which release lost its runner.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     key: Key
+    base: Word
+    revision: CommitSha
+    recipe: Word
     holder: Word
+    run_url: str
     taken_at: AwareDatetime
     expires_at: AwareDatetime
 
