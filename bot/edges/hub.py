@@ -21,7 +21,14 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from bot import localhub, log
-from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
+from bot.errors import (
+    InfrastructureError,
+    InputError,
+    NoPublisher,
+    Refused,
+    ReleaseBotError,
+    UsageError,
+)
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
@@ -39,7 +46,8 @@ def prepare_environment(home: Path) -> bool:
     embedded = bool(endpoint) and localhub.probe(endpoint)
     if embedded:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
-        os.environ.setdefault("HF_TOKEN", localhub.DEFAULT_TOKEN)
+        if not os.environ.get("HF_OIDC_RESOURCE"):
+            os.environ.setdefault("HF_TOKEN", localhub.DEFAULT_TOKEN)
         os.environ.setdefault("RELEASE_BOT_HF_HOME", str((home / "embedded-hf-home").resolve()))
         os.environ["HF_HOME"] = os.environ["RELEASE_BOT_HF_HOME"]
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HUGGINGFACE_HUB_CACHE"):
@@ -91,7 +99,11 @@ class PullRequest:
 
 
 class Hub:
-    """One endpoint and one token."""
+    """One endpoint and one token.
+
+    Where `HF_OIDC_RESOURCE` is set, the token is the Trusted Publisher's, which the client fetches and renews
+    itself; `HF_TOKEN` is then not looked at, so that a job never falls back to more rights than it was given.
+    """
 
     def __init__(self, *, embedded: bool, endpoint: str | None = None, token: str | None = None) -> None:
         import huggingface_hub
@@ -99,7 +111,7 @@ class Hub:
         self.embedded = embedded
         self.api = huggingface_hub.HfApi(
             endpoint=endpoint or os.environ.get("HF_ENDPOINT"),
-            token=token or os.environ.get("HF_TOKEN"),
+            token=token or (None if os.environ.get("HF_OIDC_RESOURCE") else os.environ.get("HF_TOKEN")),
             library_name="release-bot",
         )
 
@@ -310,6 +322,13 @@ def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
 
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _translate(error.__cause__, where)  # a failed upload arrives wrapped
+    if _is_exchange(error):
+        return NoPublisher(
+            "the Hub gives this job no token for the repo",
+            where=where,
+            why="it has no Trusted Publisher for this repository, workflow, branch and environment",
+            fix="set one in the repo's settings on the Hub (README: publishing), or use HF_TOKEN",
+        )
     if isinstance(error, errors.GatedRepoError):
         return InputError(
             "access is gated",
@@ -340,6 +359,16 @@ def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return InfrastructureError("the disk is full", where=where, fix="free space, then run it again")
     return None
+
+
+def _is_exchange(error: BaseException) -> bool:
+    """Whether a token exchange was refused, or could not begin."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        response = error.response
+        return response.status_code == 400 and response.request.url.path.endswith("/oauth/token")
+    return isinstance(error, errors.OIDCError)
 
 
 def _http_error(error: Any, where: str) -> ReleaseBotError:

@@ -21,6 +21,8 @@ from bot.localhub.accounts import load_accounts
 from bot.localhub.app import build
 from bot.localhub.errors import FolderBusyError
 from bot.localhub.hub import Hub, Limits
+from bot.localhub.jobs import Jobs
+from bot.localhub.oidc import Exchange
 from bot.localhub.store import Store
 from bot.localhub.webhooks import Webhooks, is_loopback
 
@@ -52,6 +54,7 @@ def serve(
     allow_remote: bool,
     limits: Limits,
     webhook_retry_s: float,
+    run_jobs: bool,
     stopper: Callable[[Callable[[], None]], None] | None,
 ) -> None:
     """See `bot.localhub.serve`; `stopper` is handed a function that ends the server."""
@@ -59,13 +62,24 @@ def serve(
         raise ValueError(
             f"refusing to bind {host}: the embedded Hub's tokens are public (allow_remote to do it)"
         )
+    if run_jobs and allow_remote:
+        raise ValueError("refusing to run jobs for callers beyond loopback")
     people = load_accounts(accounts)
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root), _bound(host, port) as listener:
         store = Store(root)
         store.sweep()
         webhooks = Webhooks(store, people, allow_remote=allow_remote, retry_s=webhook_retry_s)
-        hub = Hub(store=store, accounts=people, webhooks=webhooks, limits=limits, allow_remote=allow_remote)
+        jobs = Jobs(root / "jobs", runs=run_jobs)
+        hub = Hub(
+            store=store,
+            accounts=people,
+            webhooks=webhooks,
+            exchange=Exchange(people, store.repos),
+            jobs=jobs,
+            limits=limits,
+            allow_remote=allow_remote,
+        )
         bound_port = listener.getsockname()[1]
         url = f"http://[{host}]:{bound_port}" if ":" in host else f"http://{host}:{bound_port}"
         config = uvicorn.Config(
@@ -85,6 +99,7 @@ def serve(
         try:
             server.run(sockets=[listener])
         finally:
+            jobs.stop()
             webhooks.stop()
             store.db.close()
 
