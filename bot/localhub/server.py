@@ -29,7 +29,7 @@ from bot.localhub.webhooks import Webhooks, is_loopback
 GRACE_S = 3
 
 
-class _Server(uvicorn.Server):
+class Listening(uvicorn.Server):
     """Uvicorn that returns on SIGINT and SIGTERM instead of raising the signal again."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]):
@@ -66,7 +66,7 @@ def serve(
         raise ValueError("refusing to run jobs for callers beyond loopback")
     people = load_accounts(accounts)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root), _bound(host, port) as listener:
+    with _locked(root), bound(host, port) as listener:
         store = Store(root)
         store.sweep()
         webhooks = Webhooks(store, people, allow_remote=allow_remote, retry_s=webhook_retry_s)
@@ -92,7 +92,7 @@ def serve(
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=30,
         )
-        server = _Server(config, lambda: ready(url) if ready else None)
+        server = Listening(config, lambda: ready(url) if ready else None)
         if stopper is not None:
             stopper(lambda: setattr(server, "should_exit", True))
         webhooks.start()
@@ -127,7 +127,8 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens there. Raises OSError that names host:port when it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
