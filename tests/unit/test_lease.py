@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -41,10 +42,8 @@ def test_runners_that_race_for_the_same_moment(state: FolderState):
     won = []
 
     def run(n: int) -> None:
-        try:
+        with contextlib.suppress(Refused):
             won.append(leases.take(state, WORK, holder=f"run-{n}", now=NOW))
-        except Refused:
-            pass
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(12)]
     for each in threads:
