@@ -80,7 +80,14 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 def index(call: Call) -> list[dict[str, Any]]:
-    return [describe(job) for job in call.hub.jobs.of(_namespace(call))]
+    """The namespace's jobs, those in one of `stage` and with every `label` (name=value)."""
+    stages, labels = call.many("stage"), call.request.query_params.getlist("label")
+    wanted = {tuple(each.partition("=")[::2]) for each in labels}
+    return [
+        describe(job)
+        for job in call.hub.jobs.of(_namespace(call))
+        if (not stages or job.stage in stages) and wanted <= set(job.spec.labels.items())
+    ]
 
 
 def show(call: Call) -> dict[str, Any]:
