@@ -127,6 +127,24 @@ def numbers(capability: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def host_settings(runner: RunnerClass) -> str:
+    """What `runners/setup.sh --class NAME` reads: the class as a file of shell variables.
+
+    Every value has the form of a word, so that nothing in it can be more than a value.
+    """
+    memory_mib = int(runner.gpu_memory_gib * 1024)
+    values = {
+        "RUNNER_CLASS": runner.name,
+        "RUNNER_LABELS": ",".join(runner.labels),
+        "MIN_GPU_MEMORY_MIB": memory_mib,
+        "MIN_COMPUTE_CAPABILITY": runner.compute_capability,
+        "MIN_MEMORY_GIB": int(runner.memory_gib),
+        "MIN_DISK_GIB": int(runner.disk_gib),
+    }
+    lines = [f"{name}={value}" for name, value in values.items()]
+    return "\n".join(["# From runners/fleet.yaml, by `make generated`.", *lines, ""])
+
+
 # ── reading ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,3 +183,11 @@ def _refused(problems: list[str], where: str) -> UsageError:
         where=where,
         fix="mend the fields named above; `release-bot fleet check` tries again",
     )
+
+
+if __name__ == "__main__":  # `make generated`: the file that each class of GPU hosts is set up from
+    for each in load().classes:
+        if each.gpu_memory_gib:
+            target = FLEET_FILE.parent / "classes" / f"{each.name}.env"
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(host_settings(each), encoding="utf-8")

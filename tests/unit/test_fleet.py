@@ -169,3 +169,11 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path):
 def test_the_json_schema_names_every_field():
     schema = json.loads(schemas.path("fleet").read_text())
     assert set(schema["$defs"]["RunnerClass"]["required"]) == set(RunnerClass.model_fields)
+
+
+def test_the_files_that_hosts_are_set_up_from_are_current():
+    folder = fleet.FLEET_FILE.parent / "classes"
+    wanted = {f"{each.name}.env": each for each in fleet.load().classes if each.gpu_memory_gib}
+    assert {path.name for path in folder.iterdir()} == wanted.keys()
+    for name, each in wanted.items():
+        assert (folder / name).read_text() == fleet.host_settings(each), "run `make generated`"
