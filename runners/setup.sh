@@ -55,7 +55,7 @@ parse_arguments() {
 
 check_system() {
   [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail "the pins are for Linux x86_64"
-  [[ -n $destdir || $EUID -eq 0 ]] || fail "it must run as root" "use sudo"
+  [[ -n $destdir || $check_only == yes || $EUID -eq 0 ]] || fail "it must run as root" "use sudo"
   local tool missing=()
   for tool in curl tar sha256sum openssl python3 git make nvidia-smi; do
     command -v "$tool" >/dev/null || missing+=("$tool")
@@ -97,7 +97,7 @@ check_room() {
   memory_gib=$(awk '/^MemTotal:/ {print int($2 / 1048576)}' /proc/meminfo)
   ((memory_gib >= MIN_MEMORY_GIB)) ||
     fail "$memory_gib GiB of memory, class $class needs $MIN_MEMORY_GIB" "choose another --class"
-  mkdir -p "$folder"
+  [[ -z $destdir ]] || mkdir -p "$folder"
   disk_gib=$(df --output=avail -B1G "$folder" | tail -n 1 | tr -d ' ')
   ((disk_gib >= MIN_DISK_GIB)) ||
     fail "$disk_gib GiB are free on the disk of $folder, class $class needs $MIN_DISK_GIB" \
