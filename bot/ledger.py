@@ -213,7 +213,16 @@ def _under_review(pair: Pair, world: World, standing: Standing) -> Told:
         return None
     if card.state == "open":
         return "in_review", f"pull request {card.number}"
+    if later := _later(pair, card, world):
+        return "published", f"and replaced since by release {later.key}"
     return _failed(standing) or ("waiting_for_publisher", f"pull request {card.number} is merged")
+
+
+def _later(pair: Pair, card: CardPull, world: World) -> CardPull | None:
+    """The card that took the place of this one on the Hub's main: only the newest key is told there."""
+    target = world.targets.get(pair.target_repo)
+    there = [(world.cards or {}).get(key) for key in target.keys] if target else []
+    return next((each for each in there if each and each.number > card.number), None)
 
 
 def _under_way(pair: Pair, world: World, standing: Standing, now: datetime) -> Told:

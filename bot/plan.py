@@ -167,12 +167,12 @@ class _Planner:
             code = wanted.state if wanted.queued_by is None or wanted.state != "planned" else "queued"
             detail = wanted.detail or (f"in the matrix of run {wanted.queued_by}" if code == "queued" else "")
             return self._skip(base, recipe.name, code, detail, wanted.key, wanted.until)
-        before = [self._status(step, recipe) for step in reversed(earlier)]
-        if any(each.state == "waiting_for_publisher" for each in before):
+        before = (self._status(step, recipe) for step in reversed(earlier))
+        last = next((e for e in before if e.state in ("published", "waiting_for_publisher")), None)
+        if last and last.state == "waiting_for_publisher":
             reason = "the release of its earlier side files is being published: a metadata release follows"
             return self._skip(base, recipe.name, "waiting_for_publisher", reason, wanted.key)
-        public = next((each.key for each in before if each.state == "published"), None)
-        return self._enter(base, recipe, wanted, public)
+        return self._enter(base, recipe, wanted, last.key if last else None)
 
     def _status(self, step: Step, recipe: Recipe) -> ReleaseStatus:
         pair = Pair(

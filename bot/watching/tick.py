@@ -76,7 +76,7 @@ class Tick:
     # ── each listed model ──────────────────────────────────────────────────────────────────
 
     def _reconcile(self, known: dict[str, Tracked], moved: dict[str, Tracked], found: Listing) -> None:
-        """What stands as it was is taken over; the others are looked at: the renamed first, then the newest."""
+        """What stands as it was is taken over; the others are looked at: the renamed, then the newest."""
         moving: list[tuple[Listed, Tracked | None]] = []
         for listed in found.models.values():
             before = moved.get(listed.repo_id) or rules.same_name(known.get(listed.repo_id), listed, moved)
