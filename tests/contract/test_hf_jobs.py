@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from bot import job as jobs
-from bot import jobside, localhub, naming
+from bot import commands_fleet, jobside, localhub, naming
 from bot.config import Config
 from bot.edges import hf_jobs
 from bot.edges.hub import Hub
@@ -85,6 +86,15 @@ def test_a_job_makes_the_release_and_its_results_come_back(
     assert str(token) not in str(info.command) + str(info.environment) + str(info.labels)
     assert info.secrets == {"HF_TOKEN": "***"}
     assert str(token) not in said
+
+
+def test_the_command_prints_what_came_back(prepared: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    staged(prepared)
+    code = commands_fleet.run_on("hf-jobs:l40sx1", prepared, until="card", overrides={}, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found["key"] == prepared.release.key
+    assert found["brought_back"]
 
 
 def test_the_job_gets_the_token_that_is_meant_for_it(
