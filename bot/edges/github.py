@@ -78,7 +78,10 @@ class TreeFile:
 
 
 class GitHub:
-    """One repository and one token. `login`: the account that writes here, where it is known."""
+    """One repository and one token. `login`: the account that writes here, where it is known.
+
+    `web_url` is the server's address for people (GITHUB_SERVER_URL); `self.web_url` the repository's.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class GitHub:
         token: str,
         api_url: str = API_URL,
         login: str = "",
+        web_url: str = "",
         first_pause_s: float = 1.0,
     ) -> None:
         import github
@@ -97,6 +101,7 @@ class GitHub:
             )
         log.hide(token)
         self.repository, self.login = repository, login
+        self.web_url = f"{web_url or api_url.replace('//api.', '//', 1)}/{repository}"
         self.owner = repository.partition("/")[0]
         self._first_pause_s = first_pause_s
         on_loopback = urlsplit(api_url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -126,6 +131,7 @@ class GitHub:
             token=token,
             api_url=os.environ.get("GITHUB_API_URL") or API_URL,
             login=os.environ.get("RELEASE_BOT_GITHUB_LOGIN", ""),
+            web_url=os.environ.get("GITHUB_SERVER_URL", ""),
         )
 
     def _ask(self, what: str, call: Callable[[], T], *, writes: bool = False) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from emulated import Emulated, running
 
+from bot import localhub
 from bot.edges.github import GitHub
+from bot.edges.hub import Hub
+from bot.edges.state_branch import BranchState
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,16 @@ def emulated(server: Emulated) -> Emulated:
 @pytest.fixture
 def github(emulated: Emulated) -> GitHub:
     return emulated.client()
+
+
+@pytest.fixture
+def state(emulated: Emulated) -> BranchState:
+    """A state branch of its own for each test."""
+    return BranchState(emulated.client(), branch=f"state-{secrets.token_hex(4)}", pause_s=0.01)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """An embedded Hub, where weights are staged."""
+    with localhub.running(tmp_path_factory.mktemp("hub")) as server:
+        yield Hub(embedded=True, endpoint=server.url, token=server.token)
