@@ -109,11 +109,15 @@ class Hub:
         import huggingface_hub
 
         self.embedded = embedded
+        resource = "" if token else os.environ.get("HF_OIDC_RESOURCE", "")
         self.api = huggingface_hub.HfApi(
             endpoint=endpoint or os.environ.get("HF_ENDPOINT"),
-            token=token or (None if os.environ.get("HF_OIDC_RESOURCE") else os.environ.get("HF_TOKEN")),
+            token=token or (None if resource else os.environ.get("HF_TOKEN")),
             library_name="release-bot",
         )
+        if resource:  # now, so that it is hidden, and so that a missing publisher is told before any work
+            with translated(resource):
+                log.hide(huggingface_hub.get_token())
 
     @property
     def endpoint(self) -> str:
@@ -147,7 +151,7 @@ class Hub:
 
     def account(self) -> str:
         """The name of the account that the token belongs to. Raises UsageError without a token."""
-        if not self.api.token:
+        if not self.api.token and not os.environ.get("HF_OIDC_RESOURCE"):
             raise UsageError("no account is known: there is no token", fix="set HF_TOKEN, or name --who")
         with translated("whoami"):
             return str(self.api.whoami()["name"])

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from bot import job as jobs
 from bot import commands_fleet, jobside, localhub, naming
+from bot import job as jobs
 from bot.config import Config
 from bot.edges import hf_jobs
 from bot.edges.hub import Hub
