@@ -9,17 +9,16 @@ half (`jwk`) goes into the embedded Hub's accounts file.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
+from loopback import Asked, serving
 
 REQUEST_TOKEN = "runtime-token-of-the-job"
 CLAIMS = {
@@ -71,28 +70,12 @@ def serve() -> Iterator[Issuer]:
     """An issuer on a free port, for as long as the block runs."""
     issuer = Issuer()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = urlsplit(self.path)
-            allowed = self.headers.get("Authorization") == f"Bearer {REQUEST_TOKEN}"
-            audience = parse_qs(asked.query).get("audience", [""])[0]
-            body = json.dumps({"value": issuer.token(audience)} if allowed else {"message": "no"}).encode()
-            self.send_response(200 if allowed and asked.path == "/token" else 401)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(asked: Asked) -> tuple[int, dict[str, str]]:
+        target = urlsplit(asked.path)
+        if asked.headers.get("Authorization") != f"Bearer {REQUEST_TOKEN}" or target.path != "/token":
+            return 401, {"message": "no"}
+        return 200, {"value": issuer.token(parse_qs(target.query).get("audience", [""])[0])}
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    issuer.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(answer) as port:
+        issuer.url = f"http://127.0.0.1:{port}"
         yield issuer
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

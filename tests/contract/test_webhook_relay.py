@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from contract.conftest import Hub, ask
 from huggingface_hub import CommitOperationAdd
+from loopback import Asked, serving
 
 from bot.webhook import EVENT_TYPE, MAX_BODY_BYTES
 
@@ -46,32 +44,16 @@ class GitHub:
 def stand_in() -> Iterator[GitHub]:
     state = GitHub()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status = 204
-            if state.failures:
-                state.failures -= 1
-                status = state.status
-            else:
-                state.asked.append((self.path, self.headers["Authorization"], content))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(asked: Asked) -> tuple[int, None]:
+        if state.failures:
+            state.failures -= 1
+            return state.status, None
+        state.asked.append((asked.path, asked.headers["Authorization"], asked.json))
+        return 204, None
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://localhost:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(answer) as port:
+        state.url = f"http://localhost:{port}"
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @dataclass
