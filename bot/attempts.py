@@ -78,6 +78,7 @@ def failure_class(error: BaseException) -> FailureClass:
     classes: list[tuple[type[BaseException], FailureClass]] = [
         (errors.InfrastructureError, "infrastructure"),
         (errors.Interrupted, "infrastructure"),
+        (KeyboardInterrupt, "infrastructure"),
         (errors.InputError, "input"),
         (errors.UsageError, "input"),
         (errors.AuditFailed, "audit"),

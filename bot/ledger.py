@@ -142,6 +142,10 @@ def _documents(state: State, prefix: str, model: type[D], unreadable: dict[str, 
     return found
 
 
+Told = tuple[ReleaseState, str] | None
+_NOTHING: tuple[ReleaseState, str] = ("planned", "")
+
+
 # ── one release ────────────────────────────────────────────────────────────────────────────
 
 
@@ -152,13 +156,13 @@ def status(pair: Pair, world: World, now: datetime) -> ReleaseStatus:
     tried = records.attempts[key].attempts if key in records.attempts else []
     standing = tries.standing(tried, decisions, now)
     state, detail = (
-        (("quarantined", records.unreadable[key]) if key in records.unreadable else None)
+        _unreadable(key, records)
         or _public(pair, world)
         or _by_person(pair, world, decisions)
         or _under_review(pair, world, standing)
         or _under_way(pair, world, standing, now)
         or _failed(standing)
-        or ("planned", "")
+        or _NOTHING
     )
     queue = records.queued.get(key)
     return ReleaseStatus(
@@ -176,7 +180,9 @@ def status(pair: Pair, world: World, now: datetime) -> ReleaseStatus:
     )
 
 
-Told = tuple[ReleaseState, str] | None
+def _unreadable(key: str, records: Records) -> Told:
+    """What cannot be read is not guessed at: a person has to mend it."""
+    return ("quarantined", records.unreadable[key]) if key in records.unreadable else None
 
 
 def _public(pair: Pair, world: World) -> Told:

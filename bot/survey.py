@@ -17,7 +17,7 @@ from bot import recipe as recipes
 from bot.edges import listing
 from bot.edges.hub import Hub
 from bot.errors import InputError, RecipeError
-from bot.ledger import CardPull, HubPull, Target, World
+from bot.ledger import CardPull, HubPull, Pair, Target, World
 from bot.plan import PlanEntry, Recipes
 from bot.state import State
 
@@ -57,7 +57,7 @@ def targets(hub: Hub, organization: str) -> dict[str, Target]:
     }
 
 
-def with_staged(found: World, hub: Hub, candidates: Iterable[PlanEntry]) -> World:
+def with_staged(found: World, hub: Hub, candidates: Iterable[PlanEntry | Pair]) -> World:
     """The same with the pull requests that hold candidates' weights: a request for each repo that exists."""
     wanted = {each.key: each.target_repo for each in candidates if each.target_repo in found.targets}
     pulls = [pull for repo_id in sorted(set(wanted.values())) for pull in _pulls(hub, repo_id)]

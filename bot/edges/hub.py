@@ -392,7 +392,9 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
             why=words or "the branch moved since it was read",
             fix="look at the repo's latest commits, then run the release again",
         )
-    if status in (429, 500, 502, 503, 504, 0):
+    if status in (400, 413, 422):
+        return InputError(f"the Hub does not take it ({status})", where=where, why=words)
+    if status in (408, 429, 500, 502, 503, 504, 0):
         return InfrastructureError(
             f"the Hub failed ({status})", where=where, why=words, fix="run the same command again later"
         )

@@ -88,7 +88,7 @@ def plan(capsys: pytest.CaptureFixture[str], *options: str) -> dict:
     return json.loads(out) if out else {}
 
 
-def test_one_tick_starts_all_and_the_next_nothing(hub, state, tmp_path, capsys):
+def test_one_tick_starts_all_and_the_next_nothing(hub, state, tmp_path, capsys, monkeypatch):
     make(hub)
     make(hub, "Qwen/Qwen3.6-35B-A3B", config={**CONFIG, "model_type": "qwen3_5_moe"})
     make(hub, "Qwen/Qwen3.6-1B-FP8")
@@ -101,6 +101,8 @@ def test_one_tick_starts_all_and_the_next_nothing(hub, state, tmp_path, capsys):
     summary = (tmp_path / "summary").read_text()
     assert "model_type 'qwen3_5_moe' is not one of" in summary.replace("\\", "")
     assert "1 quantized" in summary
+    assert plan(capsys, "plan", "--matrix") == found  # the same run again
+    monkeypatch.setenv("GITHUB_RUN_ID", "78")
     assert plan(capsys, "plan", "--matrix") == {"include": []}
     skips = plan(capsys, "plan", "--json")["skips"]
     assert {each["code"] for each in skips} == {"queued", "not_applicable"}
