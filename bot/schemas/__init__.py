@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
-    from bot import evidence, fleet, recipe
+    from bot import evidence, fleet, plan, recipe, state
     from bot import models as own
     from bot.stages import audit, repair
 
@@ -36,6 +36,14 @@ def models() -> dict[str, type[BaseModel]]:
         "publish": own.PublishEvidence,
         "build_evidence": evidence.Build,
         "evidence": evidence.Evidence,
+        "plan": plan.Plan,
+        "attempts": state.Attempts,
+        "decisions": state.Decisions,
+        "lease": state.Lease,
+        "queued": state.Queued,
+        "seen": state.Seen,
+        "watched": state.Roster,
+        "paused": state.Paused,
     }
 
 
