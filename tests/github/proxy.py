@@ -6,6 +6,10 @@
   `GET /_archive/…` here.
 - `PATCH`, `DELETE /repos/…/git/ref/{ref}`: emulate gives a ref's address as `/git/ref/`, GitHub as
   `/git/refs/`, which is where PyGithub then writes.
+- `GET /repos/…/pulls`, `GET`, `PATCH /repos/…/pulls/{number}`: emulate keeps the head that a pull request was
+  opened with; here it is where its branch is now, as on GitHub.
+- `PUT /repos/…/pulls/{number}/merge`: emulate puts the branch's first tree onto the base's first commit, and
+  loses what came to either since; here the changes of the branch are put onto the base as it is now.
 - `POST /repos/…/pulls`: emulate opens a second pull request from one branch, GitHub answers 422.
 - `POST /repos/…/dispatches`: 404 there; here 204, and the event is kept in `dispatched`.
 
@@ -56,6 +60,7 @@ class Proxy:
     dispatched: list[dict[str, Any]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    merged: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -139,8 +144,12 @@ class Handler(BaseHTTPRequestHandler):
             answer.status, [(k, v) for k, v in answer.getheaders() if k.lower() not in skipped], data
         )
 
-    def json_of(self, path: str) -> Any:
-        return json.loads(self.upstream("GET", path).body)
+    def json_of(self, path: str, method: str = "GET", content: Any = None) -> Any:
+        body = b"" if content is None else json.dumps(content).encode()
+        reply = self.upstream(method, path, body)
+        if reply.status >= 400:
+            raise RuntimeError(f"emulate: {method} {path}: {reply.status} {reply.body!r}")
+        return json.loads(reply.body)
 
     def answer(self, reply: Reply) -> None:
         self.send_response(reply.status)
@@ -196,6 +205,63 @@ def ref(handler: Handler, match: re.Match[str], body: bytes) -> Reply:
     return handler.upstream(handler.command, handler.path.replace("/git/ref/", "/git/refs/", 1), body)
 
 
+def pulls(handler: Handler, match: re.Match[str], body: bytes) -> Reply:
+    """Pull requests with the heads that their branches have now, and the merges that were made here."""
+    reply = handler.upstream(handler.command, handler.path, body)
+    if reply.status != 200:
+        return reply
+    refs = handler.json_of(f"/repos/{match['repo']}/git/matching-refs/heads/")
+    heads = {each["ref"].removeprefix("refs/heads/"): each["object"]["sha"] for each in refs}
+    found = json.loads(reply.body)
+    for each in found if isinstance(found, list) else [found]:
+        merged = handler.proxy.merged.get((match["repo"], each["number"]))
+        if merged:
+            each["head"]["sha"], each["merge_commit_sha"] = merged
+        elif each["state"] == "open":
+            each["head"]["sha"] = heads.get(each["head"]["ref"], each["head"]["sha"])
+    return Reply(200, reply.headers, json.dumps(found).encode())
+
+
+def merge_pull(handler: Handler, match: re.Match[str], body: bytes) -> Reply:
+    with handler.proxy.lock:
+        repo, number = f"/repos/{match['repo']}", int(match["number"])
+        pull = handler.json_of(f"{repo}/pulls/{number}")
+        base = handler.json_of(f"{repo}/git/ref/heads/{pull['base']['ref']}")["object"]["sha"]
+        head = handler.json_of(f"{repo}/git/ref/heads/{pull['head']['ref']}")["object"]["sha"]
+        fork = handler.json_of(f"{repo}/compare/{base}...{head}")["merge_base_commit"]["sha"]
+        reply = handler.upstream("PUT", handler.path, body)
+        if reply.status != 200:
+            return reply
+        tree = handler.json_of(
+            f"{repo}/git/trees", "POST", {"tree": _merged_tree(handler, repo, base, fork, head)}
+        )
+        asked = json.loads(body or b"{}")
+        message = asked.get("commit_title") or f"{pull['title']} (#{number})"
+        parents = [base] if asked.get("merge_method") in ("squash", "rebase") else [base, head]
+        content = {"message": message, "tree": tree["sha"], "parents": parents}
+        sha = handler.json_of(f"{repo}/git/commits", "POST", content)["sha"]
+        moved = {"sha": sha, "force": True}
+        handler.json_of(f"{repo}/git/refs/heads/{pull['base']['ref']}", "PATCH", moved)
+        handler.proxy.merged[match["repo"], number] = (head, sha)
+        return as_json({**json.loads(reply.body), "sha": sha})
+
+
+def _merged_tree(handler: Handler, repo: str, base: str, fork: str, head: str) -> list[dict[str, str]]:
+    """The base's files with what the branch changed since the fork."""
+
+    def files(sha: str) -> dict[str, dict[str, str]]:
+        entries = handler.json_of(f"{repo}/git/trees/{sha}?recursive=1")["tree"]
+        names = ("path", "mode", "type", "sha")
+        return {each["path"]: {k: each[k] for k in names} for each in entries if each["type"] == "blob"}
+
+    found, before, after = files(base), files(fork), files(head)
+    for path in before.keys() | after.keys():
+        if before.get(path) != after.get(path):
+            found.pop(path, None)
+            found.update({path: after[path]} if path in after else {})
+    return list(found.values())
+
+
 def open_pull(handler: Handler, match: re.Match[str], body: bytes) -> Reply:
     with handler.proxy.lock:
         head = json.loads(body).get("head")
@@ -217,6 +283,9 @@ ROUTES = (
     ("GET", r"/_archive/(?P<repo>[^/]+/[^/]+)/(?P<ref>.+)", archive),
     ("PATCH", r"/repos/(?P<repo>[^/]+/[^/]+)/git/ref/(?P<ref>.+)", ref),
     ("DELETE", r"/repos/(?P<repo>[^/]+/[^/]+)/git/ref/(?P<ref>.+)", ref),
+    ("GET", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls(/\d+)?", pulls),
+    ("PATCH", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls/\d+", pulls),
+    ("PUT", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls/(?P<number>\d+)/merge", merge_pull),
     ("POST", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls", open_pull),
     ("POST", r"/repos/(?P<repo>[^/]+/[^/]+)/dispatches", dispatch),
 )

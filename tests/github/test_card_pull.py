@@ -166,11 +166,21 @@ def test_a_merged_one_is_left_alone_and_shows_in_the_next(
     github._repo.get_pull(number).merge(merge_method="squash")
     assert brought(github, state, first).state == "merged"
     second = carded(tmp_path, evidence_of(name="Qwen3.5-twice", measured=failing()))
+    late = {"late.txt": b"1"}
+    main = github.head("main")
+    github.commit("main", late, message="Meanwhile", parent=main, on=main)
     opened = brought(github, state, second)
     text = github.pull(opened.number).body
     assert f"Against release `{first.key}`" in text
     assert "| gates that block | 0 | 1 |" in text
     assert of_release(github, github.pull(opened.number))[1].release.key == second.key
+    github._repo.get_pull(opened.number).merge(merge_method="squash")
+    tree = github.tree(github.pull(opened.number).merge_sha)
+    assert "late.txt" in tree
+    assert (
+        github.blob(tree[f"{second.folder}/evidence.json"].sha)
+        == (second.card / "evidence.json").read_bytes()
+    )
 
 
 def test_nothing_is_written_while_it_is_paused(
