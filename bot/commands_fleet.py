@@ -7,6 +7,7 @@ them all, and is called where the command line is put together.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def webhook_serve(arguments: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         if arguments.json:
             print_json({"schema_version": 1, "url": url, "repository": found.repository})
+            sys.stdout.flush()  # it goes on: who reads a pipe must not wait for the end
         authors = ", ".join(sorted(found.authors))
         log.info(f"relay at {url}: POST /hub → {found.repository}, authors {authors}")
 
