@@ -60,20 +60,18 @@ def targets(hub: Hub, organization: str) -> dict[str, Target]:
 def with_staged(found: World, hub: Hub, candidates: Iterable[PlanEntry | Pair]) -> World:
     """The same with the pull requests that hold candidates' weights: a request for each repo that exists."""
     wanted = {each.key: each.target_repo for each in candidates if each.target_repo in found.targets}
-    pulls = [pull for repo_id in sorted(set(wanted.values())) for pull in _pulls(hub, repo_id)]
+    titled = [each for repo_id in sorted(set(wanted.values())) for each in _titled(hub, repo_id)]
+    me = hub.account() if titled else ""
+    pulls = [pull for pull, author in titled if author == me]
     return replace(found, staged={each.key: each for each in sorted(pulls, key=lambda each: each.number)})
 
 
-def _pulls(hub: Hub, repo_id: str) -> list[HubPull]:
-    """Our own pull requests by key; a stranger's with such a title is none of ours."""
-    titled = [(each, m) for each in hub.pull_requests(repo_id) if (m := _TITLE.match(each.title))]
-    if not titled:
-        return []
-    me = hub.account()
+def _titled(hub: Hub, repo_id: str) -> list[tuple[HubPull, str]]:
+    """Pull requests with a release's title, and their authors: a stranger's is none of ours."""
     return [
-        HubPull(key=m[1], repo_id=repo_id, number=each.num, status=each.status)
-        for each, m in titled
-        if each.author == me
+        (HubPull(key=m[1], repo_id=repo_id, number=each.num, status=each.status), each.author)
+        for each in hub.pull_requests(repo_id)
+        if (m := _TITLE.match(each.title))
     ]
 
 
