@@ -171,8 +171,9 @@ def _launcher(hub: Hub) -> list[str]:
 
 def _environment(job: Job) -> dict[str, str]:
     values = {"RELEASE_BOT_ORGANIZATION": job.release.target_repo.split("/")[0]}
-    if job.hub.embedded:
-        values |= {"HF_ENDPOINT": job.hub.endpoint, "PYTHONPATH": str(ROOT)}
+    if job.hub.embedded:  # the same machine: what was built for one run serves the other
+        home = str(job.config.home.resolve())
+        values |= {"HF_ENDPOINT": job.hub.endpoint, "PYTHONPATH": str(ROOT), "RELEASE_BOT_HOME": home}
     return values
 
 
