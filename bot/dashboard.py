@@ -64,7 +64,6 @@ class Shown(Model):
     state: Literal["opened", "updated", "unchanged"]
     num_releases: int
     num_left_out: int
-    paused: bool
     done: list[str]
     approved: list[str]
     ignored: str | None
@@ -88,7 +87,6 @@ def show(github: GitHub, state: State, found: Overview, *, done: list[str], igno
         state=told,  # type: ignore[arg-type]
         num_releases=len(found.releases),
         num_left_out=left,
-        paused=found.paused is not None,
         done=done,
         approved=[each.removeprefix("approve ") for each in done if each.startswith("approve ")],
         ignored=ignored,
@@ -131,16 +129,13 @@ def _begins(found: Overview, status: ReleaseStatus) -> bool:
 
 def _head(found: Overview) -> list[str]:
     counts = ", ".join(f"{num} {state.replace('_', ' ')}" for state, num in found.counts().items())
-    lines = [
+    return [
         f"Seen at {found.at:%Y-%m-%d %H:%M} UTC",
         "",
         counts or "No watched base has a recipe that is for it.",
         "",
         "A ticked box is a command; it counts for people with write access.",
     ]
-    if found.paused:
-        lines += ["", f"> **Paused** by {words.plain(found.paused.who)}: {words.plain(found.paused.why)}"]
-    return lines
 
 
 def entry(status: ReleaseStatus) -> str:
