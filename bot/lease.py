@@ -55,15 +55,13 @@ def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta
     path = lease_path(work.key)
     found, version = load(state, path, Lease)
     mine = found is not None and found.holder == holder
-    if found and not mine:
-        if not expired(found, now):
-            raise Refused(
-                f"release {work.key} is being worked on by {found.holder}",
-                where=f"state: {path}",
-                why=f"its lease holds until {found.expires_at:%Y-%m-%d %H:%M} UTC",
-                fix="wait for it; when that run is dead, the lease runs out by itself",
-            )
-        _note_lost(state, found)
+    if found and not mine and not expired(found, now):
+        raise Refused(
+            f"release {work.key} is being worked on by {found.holder}",
+            where=f"state: {path}",
+            why=f"its lease holds until {found.expires_at:%Y-%m-%d %H:%M} UTC",
+            fix="wait for it; when that run is dead, the lease runs out by itself",
+        )
     lease = Lease(
         key=work.key,
         base=work.base,
@@ -75,6 +73,8 @@ def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta
         expires_at=now + ttl,
     )
     save(state, path, lease, version=version)
+    if found and not mine:
+        _note_lost(state, found)
     return lease
 
 
@@ -104,16 +104,25 @@ def release(state: State, lease: Lease) -> bool:
 
 def reap(state: State, leases: list[Lease], now: datetime) -> list[Lease]:
     """Of `leases`, those that ran out: each is recorded as an attempt and deleted, at each tick's plan."""
-    dead = [each for each in leases if expired(each, now)]
-    for each in dead:
-        _note_lost(state, each)
-        try:
-            found, version = load(state, lease_path(each.key), Lease)
-            if found == each and version:
-                state.delete(lease_path(each.key), version)
-        except Refused:
-            log.info(f"  the lease on {each.key} was taken in between")
+    dead = []
+    for each in leases:
+        if expired(each, now) and _delete(state, each):
+            _note_lost(state, each)
+            dead.append(each)
     return dead
+
+
+def _delete(state: State, lease: Lease) -> bool:
+    """Whether the lease was there, as it was read, and is gone: one renewed just now was not dead."""
+    found, version = load(state, lease_path(lease.key), Lease)
+    if found != lease or version is None:
+        return False
+    try:
+        state.delete(lease_path(lease.key), version)
+    except Refused:
+        log.info(f"  the lease on {lease.key} was renewed or taken in between")
+        return False
+    return True
 
 
 def _note_lost(state: State, lost: Lease) -> None:

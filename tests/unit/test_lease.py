@@ -67,7 +67,7 @@ def test_a_dead_runners_lease_is_taken_over_and_recorded_once(state: FolderState
         leases.take(state, WORK, holder="run-2", now=NOW + TTL + GRACE)
     later = NOW + TTL + GRACE + timedelta(seconds=1)
     assert leases.reap(state, [dead], later) == [dead]
-    assert leases.reap(state, [dead], later) == [dead]
+    assert leases.reap(state, [dead], later) == []
     assert state.read(lease_path(KEY)) is None
     leases.take(state, WORK, holder="run-2", now=later)
     found = load(state, attempts_path(KEY), Attempts)[0]
@@ -95,8 +95,33 @@ def test_one_that_lives_is_not_reaped(state: FolderState):
 def test_one_that_was_renewed_since_it_was_read_is_not_deleted(state: FolderState):
     read_then = leases.take(state, WORK, holder="run-1", now=NOW)
     leases.renew(state, read_then, now=NOW + TTL)
-    leases.reap(state, [read_then], NOW + 2 * TTL)
-    assert state.read(lease_path(KEY)) is not None
+    assert leases.reap(state, [read_then], NOW + 2 * TTL) == []
+    assert state.list("") == [lease_path(KEY)]
+
+
+class Behind(FolderState):
+    """A state that reads as it was a while ago, as a snapshot does; what it writes meets what is there."""
+
+    frozen = None
+
+    def read(self, path):
+        return self.frozen or super().read(path)
+
+    def _require(self, path, version):
+        frozen, self.frozen = self.frozen, None
+        super()._require(path, version)
+        self.frozen = frozen
+
+
+def test_one_that_was_renewed_behind_a_snapshot_is_neither_deleted_nor_counted(tmp_path: Path):
+    state, behind = FolderState(tmp_path), Behind(tmp_path)
+    read_then = leases.take(state, WORK, holder="run-1", now=NOW)
+    behind.frozen = state.read(lease_path(KEY))
+    leases.renew(state, read_then, now=NOW + TTL)
+    assert leases.reap(behind, [read_then], NOW + 2 * TTL) == []
+    with pytest.raises(Refused):
+        leases.take(behind, WORK, holder="run-2", now=NOW + 2 * TTL)
+    assert state.list("") == [lease_path(KEY)]
 
 
 def wait_for(condition) -> None:
