@@ -22,7 +22,7 @@ from bot.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
     from bot.config import Config
-    from bot.edges.github import GitHub
+    from bot.edges.github import GitHub, Pull
     from bot.edges.hub import Hub
     from bot.edges.state_branch import BranchState
     from bot.overview import Overview
@@ -212,7 +212,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     """`release-bot dashboard`: with an event, what it ticked is done first."""
     from bot import config
     from bot import dashboard as board
-    from bot.review import events
+    from bot.review import events, labels
 
     settings = config.load()
     github, state = _github()
@@ -222,8 +222,10 @@ def dashboard(arguments: argparse.Namespace) -> int:
         edit = events.read(arguments.event, events.IssueEdited).edit()
         done, ignored = board.obey(github, state, edit) if edit else ([], "the text was not edited")
         log.info(f"  {ignored or '; '.join(done) or 'done before'}")
-    found = _overview(settings, state.snapshot(), github)
+    pulls = github.pulls()
+    found = _overview(settings, state.snapshot(), pulls)
     shown = board.show(github, state, found, done=done, ignored=ignored)
+    labels.mark_published(github, pulls, found.releases)
     _output(f"approved={json.dumps(shown.approved)}\n")
     return _done(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
 
@@ -238,7 +240,7 @@ def status(arguments: argparse.Namespace) -> int:
     )
     if on_github:
         github, branch = _github()
-        found = _overview(settings, branch.snapshot(), github)
+        found = _overview(settings, branch.snapshot(), github.pulls())
     else:
         from bot.edges.state_folder import FolderState
 
@@ -250,13 +252,13 @@ def status(arguments: argparse.Namespace) -> int:
     )
 
 
-def _overview(settings: Config, state: State, github: GitHub | None) -> Overview:
+def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overview:
     from bot import overview, survey
     from bot.commands_watching import card_pulls
     from bot.state import paused
 
     hub = _hub(settings)
-    cards = None if github is None else card_pulls(github.pulls())
+    cards = None if pulls is None else card_pulls(pulls)
     figures = overview.figures_of(Path.cwd())
     world = survey.world(hub, state, settings.organization, cards=cards, figures=figures)
     wanted = overview.pairs(
@@ -268,7 +270,7 @@ def _overview(settings: Config, state: State, github: GitHub | None) -> Overview
     now, stopped = datetime.now(UTC), paused(state)
     first = {each.key: each for each in overview.overview(wanted, world, paused=stopped, now=now).releases}
     unexplained = [pair for pair in wanted if first[pair.key].state in ("planned", "failed", "quarantined")]
-    world = survey.with_staged(world, hub, unexplained)  # type: ignore[arg-type]
+    world = survey.with_staged(world, hub, unexplained)
     return overview.overview(wanted, world, paused=stopped, now=now)
 
 

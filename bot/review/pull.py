@@ -152,12 +152,22 @@ def _commit(github: GitHub, branch: Branch, evidence: Evidence, card: Path, fold
 
 
 def _words(github: GitHub, branch: Branch, folder: str) -> dict[str, str]:
-    """What reviewers wrote into the card on its branch. Nothing of a predecessor's on the default branch."""
+    """What reviewers wrote into the card on its branch; nothing of a predecessor's on the default branch.
+
+    Raises Refused where the marks were broken: rendering again would lose their words.
+    """
     readme, evidence = (branch.tree.get(f"{folder}/{name}") for name in ("README.md", "evidence.json"))
     if branch.head is None or readme is None or evidence is None:
         return {}
     text = github.blob(readme.sha).decode("utf-8", "replace")
-    return carding.edited(text, github.blob(evidence.sha)) if not prose.find(text)[1] else {}
+    if broken := prose.find(text)[1]:
+        raise Refused(
+            f"the marks of the prose regions are broken: {'; '.join(broken[:3])}",
+            where=f"{branch.name}: {folder}/README.md",
+            why="the card cannot be rendered again without losing what was written there",
+            fix="mend the marks on the branch, as the card's check says",
+        )
+    return carding.edited(text, github.blob(evidence.sha))
 
 
 def _open(github: GitHub, branch: str, title: str, text: str) -> Pull:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from cards import golden
 from measured import canaries, measurement
 
-from bot import naming, repo
+from bot import naming, plots, repo
 from bot.edges.hub import Hub
 from bot.evidence import Evidence, MeasureEvidence
-from bot.models import UploadEvidence
+from bot.models import UploadEvidence, write_json
 from bot.recipe import Recipe
 from bot.review import layout
 from bot.stages import card, gate, upload
 
 _epochs = itertools.count(1000)
+_plots: dict[str, Path] = {}
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,16 @@ def evidence_of(
 
 
 def carded(folder: Path, evidence: Evidence) -> Carded:
-    """Render the card of `evidence` below `folder`."""
+    """Render the card of `evidence` below `folder`; plots of the same figures are drawn once."""
     target = folder / f"card-{evidence.release.key}-{len(list(folder.iterdir()))}"
-    card.render_to(target, evidence)
+    figures = hashlib.sha256(evidence.measurement.model_dump_json().encode()).hexdigest()
+    if figures in _plots:
+        shutil.copytree(_plots[figures], target / plots.FOLDER)
+        write_json(target / "evidence.json", evidence)
+        (target / "README.md").write_text(card.render(evidence), encoding="utf-8")
+    else:
+        card.render_to(target, evidence)
+        _plots[figures] = target / plots.FOLDER
     return Carded(evidence=evidence, card=target)
 
 

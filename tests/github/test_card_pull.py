@@ -97,6 +97,16 @@ def test_other_evidence_renders_the_card_anew_and_keeps_the_words(
     assert found.model_dump_json() == second.evidence.model_dump_json()
 
 
+def test_words_are_not_lost_to_broken_marks(github: GitHub, state: BranchState, tmp_path: Path):
+    one = carded(tmp_path, evidence_of())
+    brought(github, state, one)
+    edit(github, one, "<!-- prose:note -->\n", "<!-- prose:note -->\nHours of work.\n<!-- prose:mine -->\n")
+    head = github.head(one.branch)
+    with pytest.raises(Refused, match="marks of the prose regions are broken"):
+        brought(github, state, one)
+    assert github.head(one.branch) == head
+
+
 def test_a_plot_that_is_no_longer_drawn_leaves_the_branch(github: GitHub, state: BranchState, tmp_path: Path):
     one = carded(tmp_path, evidence_of())
     pull = github.pull(brought(github, state, one).number)

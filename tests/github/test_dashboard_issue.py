@@ -16,6 +16,7 @@ from bot.edges.state_branch import BranchState
 from bot.errors import Refused
 from bot.ledger import ReleaseStatus
 from bot.overview import Overview
+from bot.review import labels
 from bot.state import Decisions, decisions_path, load
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -103,6 +104,19 @@ def test_a_tick_by_anybody_else_is_none(github: GitHub, state: BranchState, who:
     assert done == []
     assert words in ignored
     assert decided(state) == []
+
+
+def test_a_public_release_is_labelled_once(github: GitHub, state: BranchState):
+    branch = f"release/{KEY}"
+    github.commit(branch, {"x": b"1"}, message="m", parent=github.head("main"), on=None)
+    number = github.open_pull(branch=branch, base="main", title="x", body="").number
+    public = seen("published").releases
+    assert labels.mark_published(github, github.pulls(), public) == []
+    github._repo.get_pull(number).merge()
+    assert labels.mark_published(github, github.pulls(), seen("staged").releases) == []
+    assert labels.mark_published(github, github.pulls(), public) == [number]
+    assert labels.PUBLISHED in github.pull(number).labels
+    assert labels.mark_published(github, github.pulls(), public) == []
 
 
 def test_a_tick_elsewhere_is_none(own: Emulated, github: GitHub, state: BranchState):
