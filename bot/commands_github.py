@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from bot import log
 from bot.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from bot.config import Config
     from bot.edges.github import GitHub, Pull
     from bot.edges.hub import Hub
@@ -108,18 +108,22 @@ def card_pr(arguments: argparse.Namespace) -> int:
 def review_check(arguments: argparse.Namespace) -> int:
     """`release-bot review check`: exit 6 when a card does not hold."""
     from bot.models import write_json
-    from bot.review import check
+    from bot.review import check, words
     from bot.review.layout import key_of
 
     branch = arguments.branch if arguments.branch is not None else os.environ.get("GITHUB_HEAD_REF", "")
     verdict = check.check(arguments.root.resolve(), key=key_of(branch), since=arguments.since)
     if arguments.out:
         write_json(arguments.out, verdict)
-    rows = [(each.folder, "holds" if not each.problems else "does not hold", "") for each in verdict.cards]
-    rows += [(each.folder, "", problem) for each in verdict.cards for problem in each.problems]
-    rows += [("", "", problem) for problem in verdict.problems]
-    _done(arguments, verdict, log.table(["card", "verdict", "what is wrong"], rows, title="Card review"))
+    lines = [f"{each.folder}: {_told(each.problems)}" for each in verdict.cards] or ["no card was found"]
+    lines += [f"- {each}" for each in [*verdict.problems, *(p for c in verdict.cards for p in c.problems)]]
+    _append("GITHUB_STEP_SUMMARY", f"### Card review\n\n{words.block(lines)}\n")
+    _done(arguments, verdict, "\n".join(lines))
     return 0 if verdict.passed else GateFailed.exit_code
+
+
+def _told(problems: list[str]) -> str:
+    return f"does not hold, {len(problems)} problems" if problems else "holds"
 
 
 def review_comment(arguments: argparse.Namespace) -> int:
@@ -198,7 +202,7 @@ def release_on_merge(arguments: argparse.Namespace) -> int:
         found = merged.publishable(github, state, root, changed_paths(root, push.before))
     if arguments.matrix:
         text = json.dumps(found.matrix())
-        _output(f"matrix={text}\ncount={len(found.releases)}\n")
+        _append("GITHUB_OUTPUT", f"matrix={text}\ncount={len(found.releases)}\n")
         print(log.redact(text))
         return 0
     names = ", ".join(f"{each.key} ({each.card})" for each in found.releases)
@@ -226,7 +230,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     found = _overview(settings, state.snapshot(), pulls)
     shown = board.show(github, state, found, done=done, ignored=ignored)
     labels.mark_published(github, pulls, found.releases)
-    _output(f"approved={json.dumps(shown.approved)}\n")
+    _append("GITHUB_OUTPUT", f"approved={json.dumps(shown.approved)}\n")
     return _done(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
 
 
@@ -302,8 +306,8 @@ def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:
     return 0
 
 
-def _output(text: str) -> None:
-    """Set outputs of a workflow's step; JSON has no line break, so no value can begin another."""
-    if path := os.environ.get("GITHUB_OUTPUT"):
+def _append(variable: str, text: str) -> None:
+    """Add to a file that GitHub names. Outputs are JSON, which has no line break that could begin another."""
+    if path := os.environ.get(variable):
         with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(log.redact(text))

@@ -100,7 +100,7 @@ def _figures(of: comparison.Side) -> dict[str, str]:
 
 def rows(found: Overview) -> list[tuple[str, ...]]:
     """One row a release under COLUMNS, for the terminal."""
-    return [
+    cells = [
         (
             f"{each.base}@{each.revision[:8]}",
             each.recipe,
@@ -111,6 +111,8 @@ def rows(found: Overview) -> list[tuple[str, ...]]:
         )
         for each in found.releases
     ]
+    # An error's words may hold a line break, behind which GitHub would look for a workflow command.
+    return [tuple(" ".join(cell.split()) for cell in row) for row in cells]
 
 
 def _applies(recipe: Recipe, base: Tracked) -> bool:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from bot import log
 from bot.edges.github_errors import pause_s, translate
-from bot.errors import InputError, Refused, UsageError
+from bot.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from github.PullRequest import PullRequest as RawPull
@@ -408,14 +408,3 @@ def _pull(raw: RawPull) -> Pull:
 
 def _issue(raw: Any) -> Issue:
     return Issue(number=raw.number, title=raw.title or "", body=raw.body or "", url=raw.html_url)
-
-
-def refuse_fork(pull: Pull) -> None:
-    """Raises Refused for a pull request whose branch lies in a fork: it is nobody's release."""
-    if not pull.same_repo:
-        raise Refused(
-            f"pull request {pull.number} comes from a fork",
-            where=pull.url,
-            why="releases come from branches that only people with write access can make",
-            fix="look at it as at any other contribution",
-        )

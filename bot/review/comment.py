@@ -107,11 +107,20 @@ def digest_problems(hub: Hub, uploaded: UploadEvidence) -> list[str]:
             problems.append(f"{path} has another digest on the Hub")
     added = state.files.keys() - expected.keys() - set(HUB_OWN_FILES)
     problems += [f"{path} was added on the Hub" for path in sorted(added) if not is_card_file(path)]
+    if _is_closed(hub, uploaded):
+        problems.append(f"the staged pull request {uploaded.pr_num} was closed on the Hub")
     if not problems and state.revision != uploaded.pr_head:
         problems.append(
             f"the staged pull request is at {state.revision[:12]}, recorded was {uploaded.pr_head[:12]}"
         )
     return problems
+
+
+def _is_closed(hub: Hub, uploaded: UploadEvidence) -> bool:
+    return any(
+        each.num == uploaded.pr_num and each.status == "closed"
+        for each in hub.pull_requests(uploaded.repo_id)
+    )
 
 
 def text(verdict: Verdict, digests: list[str], head_sha: str) -> str:

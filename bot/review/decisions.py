@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from bot import naming
 from bot.edges.github import Pull
@@ -37,18 +37,11 @@ def _same(one: Decision, other: Decision) -> bool:
     return (one.kind, one.who, one.at, one.gates) == (other.kind, other.who, other.at, other.gates)
 
 
-def is_refused(state: State, key: str) -> bool:
-    """Whether the newest word of a person about `key` is no."""
+def newest(state: State, key: str) -> Literal["refuse", "skip", "retry"] | None:
+    """The newest word of a person about `key`: no, not now, or once more."""
     found, _ = load(state, decisions_path(key), Decisions)
     said = [each for each in (found.decisions if found else []) if each.kind in ("refuse", "skip", "retry")]
-    return bool(said) and max(said, key=lambda each: each.at).kind != "retry"
-
-
-def may_be_retried(state: State, key: str) -> bool:
-    """Whether the newest word of a person about `key` is to try it again."""
-    found, _ = load(state, decisions_path(key), Decisions)
-    said = [each for each in (found.decisions if found else []) if each.kind in ("refuse", "skip", "retry")]
-    return bool(said) and max(said, key=lambda each: each.at).kind == "retry"
+    return max(said, key=lambda each: each.at).kind if said else None  # type: ignore[return-value]
 
 
 def knows_override(state: State, evidence: Evidence) -> bool:

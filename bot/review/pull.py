@@ -115,7 +115,8 @@ def _offered(
 def _refuse_refused(state: State, key: str, pulls: list[Pull], standing: Pull | None) -> None:
     """Raises Refused where a person said no and nobody said retry since."""
     closed = pulls and standing is None
-    if decisions.is_refused(state, key) or (closed and not decisions.may_be_retried(state, key)):
+    said = decisions.newest(state, key)
+    if said in ("refuse", "skip") or (closed and said != "retry"):
         raise Refused(
             f"release {key} was refused" + (f": pull request {pulls[0].number} is closed" if closed else ""),
             where=pulls[0].url if pulls else "",

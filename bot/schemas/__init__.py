@@ -16,8 +16,9 @@ FOLDER = Path(__file__).resolve().parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
-    from bot import evidence, fleet, plan, recipe, state
+    from bot import evidence, fleet, overview, plan, recipe, state
     from bot import models as own
+    from bot.review import check
     from bot.stages import audit, repair
 
     return {
@@ -44,6 +45,8 @@ def models() -> dict[str, type[BaseModel]]:
         "seen": state.Seen,
         "watched": state.Roster,
         "paused": state.Paused,
+        "status": overview.Overview,
+        "verdict": check.Verdict,
     }
 
 

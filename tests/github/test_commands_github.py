@@ -45,6 +45,7 @@ def workflow(
         "RELEASE_BOT_HOME": str(tmp_path / "home"),
         "RELEASE_BOT_HF_HOME": os.environ["RELEASE_BOT_HF_HOME"],
         "GITHUB_OUTPUT": str(tmp_path / "output"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
     }
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -172,6 +173,7 @@ def test_a_card_that_does_not_hold_ends_with_6(tmp_path: Path, capsys: pytest.Ca
     readme.write_text(readme.read_text().replace("| MTP head | BF16 | 15 |", "| MTP head | BF16 | 14 |"))
     found = printed(capsys, "review", "check", "--root", str(root), exit_code=6)
     assert "a figure changes only with its evidence" in found["cards"][0]["problems"][0]
+    assert "```text\n" in (tmp_path / "summary").read_text()
     assert run("review", "check", "--root", str(root)) == 6
     assert "does not hold" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import pytest
 from emulated import ACCOUNTS, Emulated
 
 from bot import log
-from bot.edges.github import GitHub, refuse_fork
+from bot.edges.github import GitHub
 from bot.errors import InfrastructureError, InputError, Refused, UsageError
 
 
@@ -77,7 +77,6 @@ def test_a_pull_request_is_found_by_its_branch_alone(github: GitHub, branch: str
     assert github.pull(opened.number).title == "Two"
     github.close_pull(opened.number)
     assert github.pulls(branch=branch)[0].state == "closed"
-    refuse_fork(opened)
 
 
 def test_our_labels_change_and_peoples_stay(github: GitHub, branch: str):

@@ -81,6 +81,10 @@ def test_weights_that_changed_on_the_hub_are_told(
     one = staged(tmp_path, hub)
     upload = one.evidence.upload
     assert comment.digest_problems(hub, upload) == []
+    hub.api.change_discussion_status(upload.repo_id, upload.pr_num, "closed", comment="no")
+    closed = f"the staged pull request {upload.pr_num} was closed on the Hub"
+    assert comment.digest_problems(hub, upload) == [closed]
+    hub.api.change_discussion_status(upload.repo_id, upload.pr_num, "open", comment="yes")
     put = {"repo_id": upload.repo_id, "revision": f"refs/pr/{upload.pr_num}"}
     hub.api.upload_file(path_in_repo="model.safetensors", path_or_fileobj=b"evil" * 99, **put)
     hub.api.upload_file(path_in_repo="extra.py", path_or_fileobj=b"import os", **put)
@@ -238,6 +242,15 @@ def test_nothing_is_obeyed_while_it_is_paused(github: GitHub, state: BranchState
     with pytest.raises(Refused, match="paused"):
         commanding.obey(github, state, said(pull, "/retry"), hub_url=hub.endpoint)
     assert comments(github, pull) == []
+
+
+def test_a_forks_pull_request_is_no_release(github: GitHub, state: BranchState):
+    fork = Pull(
+        number=1, title="Release", body="", state="open", author="eve", branch="release/" + "a" * 16,
+        head_sha="0" * 40, merge_sha=None, base="main", same_repo=False, labels=(), url="https://github.test/1",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="is no card's"):
+        decisions.release_of(fork)
 
 
 # ── closed, and merged ─────────────────────────────────────────────────────────────────────

@@ -177,6 +177,11 @@ def test_every_base_that_a_recipe_is_for_has_its_row():
     ]
 
 
+def test_a_terminal_row_is_one_line():
+    found = seen(status(detail="quantize: no\n::add-path::/tmp/x\r\nend"))
+    assert overview.rows(found)[0][-1] == "quantize: no ::add-path::/tmp/x end"
+
+
 def test_what_needs_a_person_stands_first():
     pairs = overview.pairs([base("Qwen/A"), base("Qwen/B")], [RECIPE], organization="org", toolchain_epoch=1)
     published = Target(repo_id=pairs[0].target_repo, private=False, keys=frozenset({pairs[0].key}))
