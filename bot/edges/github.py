@@ -12,69 +12,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from bot import log
 from bot.edges.github_errors import pause_s, translate
+from bot.edges.github_facts import Comment, Issue, Pull, TreeFile, comment_of, issue_of, pull_of
 from bot.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from github.PullRequest import PullRequest as RawPull
     from github.Repository import Repository
 
+__all__ = ["Comment", "GitHub", "Issue", "Pull", "TreeFile"]
 T = TypeVar("T")
 API_URL: Final = "https://api.github.com"
 ATTEMPTS = 4
 MAX_TEXT_CHARS = 65_000  # GitHub takes 65,536 in a body or comment
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[\w.-]{1,100}", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pull:
-    """A pull request as a listing tells it; `same_repo`: its branch lies in this repository, in no fork."""
-
-    number: int
-    title: str
-    body: str
-    state: Literal["open", "merged", "closed"]
-    author: str
-    branch: str
-    head_sha: str
-    merge_sha: str | None
-    base: str
-    same_repo: bool
-    labels: tuple[str, ...]
-    url: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comment:
-    """A comment; `by_bot` where GitHub says that no person wrote it."""
-
-    id: int
-    author: str
-    body: str
-    by_bot: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Issue:
-    number: int
-    title: str
-    body: str
-    url: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TreeFile:
-    """A file of a commit's tree; `mode` tells a symbolic link (120000) from a file."""
-
-    path: str
-    sha: str
-    size_bytes: int
-    mode: str
 
 
 class GitHub:
@@ -293,14 +247,14 @@ class GitHub:
     # ── pull requests ──────────────────────────────────────────────────────────────────────
 
     def pull(self, number: int) -> Pull:
-        return self._ask(f"pull request {number}", lambda: _pull(self._repo.get_pull(number)))
+        return self._ask(f"pull request {number}", lambda: pull_of(self._repo.get_pull(number)))
 
     def pulls(self, *, branch: str = "", state: Literal["open", "closed", "all"] = "all") -> list[Pull]:
         """Pull requests, newest first; with `branch`, those from that branch of this repository."""
         options: dict[str, Any] = {"head": f"{self.owner}:{branch}"} if branch else {}
 
         def asked() -> list[Pull]:
-            return [_pull(each) for each in self._repo.get_pulls(state=state, **options)]
+            return [pull_of(each) for each in self._repo.get_pulls(state=state, **options)]
 
         found = self._ask("pull requests", asked)
         return [each for each in found if not branch or (each.branch == branch and each.same_repo)]
@@ -309,7 +263,7 @@ class GitHub:
         """Raises Refused when there is one already, or when the branch holds nothing new."""
         return self._ask(
             f"pull request of {branch}",
-            lambda: _pull(self._repo.create_pull(base=base, head=branch, title=title, body=body)),
+            lambda: pull_of(self._repo.create_pull(base=base, head=branch, title=title, body=body)),
             writes=True,
         )
 
@@ -345,12 +299,7 @@ class GitHub:
 
         def asked() -> list[Comment]:
             found = self._repo.get_issue(number).get_comments()
-            return [
-                Comment(
-                    id=each.id, author=each.user.login, body=each.body or "", by_bot=each.user.type == "Bot"
-                )
-                for each in found
-            ]
+            return [comment_of(each) for each in found]
 
         return self._ask(f"comments of {number}", asked)
 
@@ -375,36 +324,14 @@ class GitHub:
 
         def asked() -> list[Issue]:
             found = self._repo.get_issues(state="open", labels=[label], sort="created", direction="asc")
-            return [_issue(each) for each in found if each.pull_request is None]
+            return [issue_of(each) for each in found if each.pull_request is None]
 
         return self._ask(f"issues labelled {label}", asked)
 
     def open_issue(self, *, title: str, body: str, label: str) -> Issue:
         return self._ask(
-            "issue", lambda: _issue(self._repo.create_issue(title, body, labels=[label])), writes=True
+            "issue", lambda: issue_of(self._repo.create_issue(title, body, labels=[label])), writes=True
         )
 
     def edit_issue(self, number: int, *, body: str) -> None:
         self._ask(f"issue {number}", lambda: self._repo.get_issue(number).edit(body=body), writes=True)
-
-
-def _pull(raw: RawPull) -> Pull:
-    head_repo = raw.head.repo
-    return Pull(
-        number=raw.number,
-        title=raw.title or "",
-        body=raw.body or "",
-        state="merged" if raw.merged_at else "open" if raw.state == "open" else "closed",
-        author=raw.user.login,
-        branch=raw.head.ref,
-        head_sha=raw.head.sha,
-        merge_sha=raw.merge_commit_sha if raw.merged_at else None,
-        base=raw.base.ref,
-        same_repo=head_repo is not None and head_repo.full_name == raw.base.repo.full_name,
-        labels=tuple(each.name for each in raw.labels),
-        url=raw.html_url,
-    )
-
-
-def _issue(raw: Any) -> Issue:
-    return Issue(number=raw.number, title=raw.title or "", body=raw.body or "", url=raw.html_url)

@@ -103,6 +103,15 @@ def test_evidence_in_another_format_is_found(root: Path):
     ]
 
 
+def test_evidence_of_an_earlier_version_of_the_bot_holds(root: Path):
+    """It lacks fields that have a default now; everything that it has is as it was written."""
+    path = root / FOLDER / "evidence.json"
+    text = golden(NAME).model_dump_json(indent=2, exclude_defaults=True) + "\n"
+    path.write_text(text)
+    assert "schema_version" not in json.loads(text)
+    assert verdict(root).problems == []
+
+
 def test_evidence_out_of_shape_is_told_by_its_field(root: Path):
     change_evidence(root, lambda e: e["release"].update(surprise=1))
     (problem,) = verdict(root).problems
