@@ -3,6 +3,7 @@
 A card is compared line by line with the card that its evidence renders to. Reviewers may edit
 prose; they may not add or change a line that holds a figure, an image, a link or HTML, nor take
 away or move a heading, a table row, a quote, a list item, a bold statement, a plot or a figure.
+Between the marks of a prose region (`bot.prose`) they may also do that, and repeat its own figures.
 The rendered card is checked too: a figure in the template or in a recipe's prose that no value
 in evidence, nor one derived from it, can take (`figures.forms`) refuses it. Lines of a fenced block
 that stand as rendered may hold what elsewhere is a placeholder: an engine's log, a model's answer.
@@ -20,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from bot import figures
+from bot import figures, prose
 from bot.errors import GateFailed, InputError
 
 REQUIRED = (
@@ -54,7 +55,7 @@ _CLAIMS = {
     "HTML": re.compile(r"<[A-Za-z/!?]|&#?\w+;"),
     "a code fence": re.compile(r"^[\s>]*(?:```|~~~)"),
 }
-_FIXED = re.compile(r"\s*(?:#|\||>|[-*+]\s|\*\*|!\[|```|~~~)")
+_FIXED = re.compile(r"\s*(?:#|\||>|[-*+]\s|\*\*|!\[|```|~~~|<!--)")
 _FIGURE = re.compile(figures.NUMBER.pattern + r"|\w*\d(?:[\w.,]*\w)?")
 
 
@@ -109,12 +110,14 @@ def lint(text: str, *, known: set[str], rendered: str, quoted: Sequence[str] = (
         keys = sorted(map(str, metadata.keys() | expected.keys()))
         wrong = [key for key in keys if key not in metadata or metadata[key] != expected.get(key)]
         problems += [f"metadata {key} is not what the evidence says" for key in wrong]
+    outside, outside_rendered = prose.blank(text), prose.blank(rendered)
     return [
         *problems,
         *_placeholder_problems(text, rendered, quoted),
         *_unknown_figures(rendered, known),
-        *_added_lines(text, rendered, known),
-        *_missing_lines(text, rendered),
+        *_region_lines(text, rendered),
+        *_added_lines(outside, outside_rendered, known),
+        *_missing_lines(outside, outside_rendered),
     ]
 
 
@@ -207,9 +210,7 @@ def _added_lines(text: str, rendered: str, known: set[str]) -> list[str]:
     _, lines, before = _split(text)
     problems = []
     for number, line in enumerate(lines, before + 1):
-        claims = [name for name, pattern in _CLAIMS.items() if pattern.search(line)]
-        if any(unicodedata.category(c) in ("Cc", "Cf") for c in line.replace("\t", " ")):
-            claims.append("a control character")
+        claims = _claims(line)
         has_figure = _has_figure(line)
         if not claims and not has_figure:
             continue
@@ -225,6 +226,37 @@ def _added_lines(text: str, rendered: str, known: set[str]) -> list[str]:
         if has_figure and not values:
             problems.append(f"line {number}: a figure that is not in the rendered card")
     return problems
+
+
+def _region_lines(text: str, rendered: str) -> list[str]:
+    """Lines of prose regions with a figure, or what leads elsewhere, that the rendered regions lack."""
+    lines, allowed = text.split("\n"), prose.regions(rendered)
+    problems = []
+    for region in prose.find(text)[0]:
+        standing = allowed.get(region.name, "")
+        figures_there = {match[0].lstrip("+") for match in _FIGURE.finditer(standing)}
+        for number, line in enumerate(lines[region.first : region.last], region.first + 1):
+            if line in standing.split("\n"):
+                continue
+            problems += [f"line {number}: {each} in prose:{region.name}" for each in _claims(line)]
+            values = [match[0].lstrip("+") for match in _FIGURE.finditer(line)]
+            problems += [
+                f"line {number}: {value!r} does not stand in prose:{region.name} as it is rendered; "
+                "a figure changes only with its evidence"
+                for value in dict.fromkeys(values)
+                if value not in figures_there
+            ]
+            if _has_figure(line) and not values:
+                problems.append(f"line {number}: a figure in prose:{region.name}")
+    return problems
+
+
+def _claims(line: str) -> list[str]:
+    """What of a line leads elsewhere, or hides."""
+    claims = [name for name, pattern in _CLAIMS.items() if pattern.search(line)]
+    if any(unicodedata.category(c) in ("Cc", "Cf") for c in line.replace("\t", " ")):
+        claims.append("a control character")
+    return claims
 
 
 def _missing_lines(text: str, rendered: str) -> list[str]:

@@ -11,16 +11,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bot.errors import UsageError
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}$")]
+Glob = Annotated[str, Field(min_length=1, max_length=96, pattern=r"^[\w.*?\[\]!-]+$")]
+
+
+class Watch(BaseModel):
+    """`[tool.release-bot.watch]`: whose models are watched, and which; an empty list lets all pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    authors: Annotated[list[Name], Field(min_length=1, max_length=20)] = ["Qwen"]
+    include: list[Glob] = []
+    exclude: list[Glob] = []
+    model_types: list[str] = []
+    architectures: list[str] = []
+    min_parameters: Annotated[int, Field(ge=0)] = 0
+    max_parameters: Annotated[int, Field(gt=0)] = 10**13
+    settle_minutes: Annotated[float, Field(ge=0, le=7 * 24 * 60, allow_inf_nan=False)] = 60
+    max_changes: Annotated[int, Field(ge=1, le=1000)] = 64
+
 
 class Config(BaseModel):
     """Settings of one checkout; `home` holds environments, work folders and caches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    organization: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}$")] = "release-bot"
+    organization: Name = "release-bot"
     toolchain_epoch: Annotated[int, Field(ge=1)] = 1
     collection: str = "Quantized Qwen"
     home: Path = Path(".release-bot")
+    watch: Watch = Watch()
 
     @property
     def work(self) -> Path:
@@ -55,6 +75,9 @@ def _config(values: dict[str, Any], where: Path) -> Config:
     for field in ("organization", "collection", "home"):
         if value := os.environ.get(f"RELEASE_BOT_{field.upper()}"):
             values[field] = Path(value).resolve() if field == "home" else value
+    watch = {k: v for k, v in _watch_variables().items() if v}
+    if watch and isinstance(values.get("watch", {}), dict):
+        values["watch"] = {**values.get("watch", {}), **watch}
     try:
         return Config.model_validate(values)
     except ValidationError as e:
@@ -62,3 +85,12 @@ def _config(values: dict[str, Any], where: Path) -> Config:
         raise UsageError(
             f"[tool.release-bot] does not hold: {problems}", where=str(where), fix="mend it"
         ) from e
+
+
+def _watch_variables() -> dict[str, Any]:
+    """RELEASE_BOT_WATCH_AUTHORS (comma-separated) and RELEASE_BOT_WATCH_SETTLE_MINUTES, for a rehearsal."""
+    authors = os.environ.get("RELEASE_BOT_WATCH_AUTHORS", "")
+    return {
+        "authors": [each.strip() for each in authors.split(",") if each.strip()],
+        "settle_minutes": os.environ.get("RELEASE_BOT_WATCH_SETTLE_MINUTES"),
+    }

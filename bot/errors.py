@@ -133,6 +133,12 @@ class Refused(ReleaseBotError):
     title = "refused"
 
 
+class NoPublisher(Refused):
+    """The Hub knows no Trusted Publisher for this job and repo: a person must set it, once a repo."""
+
+    title = "waiting for the publisher"
+
+
 class Interrupted(ReleaseBotError):
     """Stopped by the user; what was done is kept and the next run goes on from there."""
 

@@ -21,7 +21,14 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from bot import localhub, log
-from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
+from bot.errors import (
+    InfrastructureError,
+    InputError,
+    NoPublisher,
+    Refused,
+    ReleaseBotError,
+    UsageError,
+)
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
@@ -39,7 +46,8 @@ def prepare_environment(home: Path) -> bool:
     embedded = bool(endpoint) and localhub.probe(endpoint)
     if embedded:
         os.environ["HF_HUB_DISABLE_XET"] = "1"
-        os.environ.setdefault("HF_TOKEN", localhub.DEFAULT_TOKEN)
+        if not os.environ.get("HF_OIDC_RESOURCE"):
+            os.environ.setdefault("HF_TOKEN", localhub.DEFAULT_TOKEN)
         os.environ.setdefault("RELEASE_BOT_HF_HOME", str((home / "embedded-hf-home").resolve()))
         os.environ["HF_HOME"] = os.environ["RELEASE_BOT_HF_HOME"]
         for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE", "HUGGINGFACE_HUB_CACHE"):
@@ -91,17 +99,25 @@ class PullRequest:
 
 
 class Hub:
-    """One endpoint and one token."""
+    """One endpoint and one token.
+
+    Where `HF_OIDC_RESOURCE` is set, the token is the Trusted Publisher's, which the client fetches and renews
+    itself; `HF_TOKEN` is then not looked at, so that a job never falls back to more rights than it was given.
+    """
 
     def __init__(self, *, embedded: bool, endpoint: str | None = None, token: str | None = None) -> None:
         import huggingface_hub
 
         self.embedded = embedded
+        resource = "" if token else os.environ.get("HF_OIDC_RESOURCE", "")
         self.api = huggingface_hub.HfApi(
             endpoint=endpoint or os.environ.get("HF_ENDPOINT"),
-            token=token or os.environ.get("HF_TOKEN"),
+            token=token or (None if resource else os.environ.get("HF_TOKEN")),
             library_name="release-bot",
         )
+        if resource:  # now, so that it is hidden, and so that a missing publisher is told before any work
+            with translated(resource):
+                log.hide(huggingface_hub.get_token())
 
     @property
     def endpoint(self) -> str:
@@ -135,7 +151,7 @@ class Hub:
 
     def account(self) -> str:
         """The name of the account that the token belongs to. Raises UsageError without a token."""
-        if not self.api.token:
+        if not self.api.token and not os.environ.get("HF_OIDC_RESOURCE"):
             raise UsageError("no account is known: there is no token", fix="set HF_TOKEN, or name --who")
         with translated("whoami"):
             return str(self.api.whoami()["name"])
@@ -310,6 +326,13 @@ def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
 
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return _translate(error.__cause__, where)  # a failed upload arrives wrapped
+    if _is_exchange(error):
+        return NoPublisher(
+            "the Hub gives this job no token for the repo",
+            where=where,
+            why="it has no Trusted Publisher for this repository, workflow, branch and environment",
+            fix="set one in the repo's settings on the Hub (README: publishing), or use HF_TOKEN",
+        )
     if isinstance(error, errors.GatedRepoError):
         return InputError(
             "access is gated",
@@ -342,6 +365,16 @@ def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
     return None
 
 
+def _is_exchange(error: BaseException) -> bool:
+    """Whether a token exchange was refused, or could not begin."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        response = error.response
+        return response.status_code == 400 and response.request.url.path.endswith("/oauth/token")
+    return isinstance(error, errors.OIDCError)
+
+
 def _http_error(error: Any, where: str) -> ReleaseBotError:
     status = error.response.status_code if error.response is not None else 0
     words = _server_words(error)
@@ -359,7 +392,9 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
             why=words or "the branch moved since it was read",
             fix="look at the repo's latest commits, then run the release again",
         )
-    if status in (429, 500, 502, 503, 504, 0):
+    if status in (400, 413, 422):
+        return InputError(f"the Hub does not take it ({status})", where=where, why=words)
+    if status in (408, 429, 500, 502, 503, 504, 0):
         return InfrastructureError(
             f"the Hub failed ({status})", where=where, why=words, fix="run the same command again later"
         )

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--webhook-retry-s", type=float, default=1.0, metavar="S", help="wait before a second delivery"
     )
+    out.add_argument("--run-jobs", action="store_true", help="run submitted jobs as processes here")
     out.add_argument("--json", action="store_true", help="print one JSON line instead of the banner")
     out.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     return out
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             allow_remote=options.allow_remote,
             limits=limits,
             webhook_retry_s=options.webhook_retry_s,
+            run_jobs=options.run_jobs,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

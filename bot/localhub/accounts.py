@@ -11,10 +11,11 @@ user marked `admin: true` is admin everywhere (the ready-made default is, so tha
 Everyone with a token may open discussions and pull requests on what they can read, as on the real Hub.
 
 Scopes, by token (default `[write]`): `read`; `contribute`, read and open pull requests, push to them, and
-comment; `create`, read and create repos; `collections`, read and keep collections; `write`, everything the
-role allows. A token limited by `repos` (ids or patterns such as `acme/*`) sees and touches only those private
-repos and writes only to those; its `write` never includes creating, deleting, moving, collections or
-webhooks, as with the real Hub's one-repo tokens: name those scopes beside it if they are meant.
+comment; `create`, read and create repos; `collections`, read and keep collections; `jobs`, read and run jobs;
+`write`, everything the role allows. A token limited by `repos` (ids or patterns such as `acme/*`) sees and
+touches only those private repos and writes only to those; its `write` never includes creating, deleting,
+moving, collections, webhooks or jobs, as with the real Hub's one-repo tokens: name those scopes beside it if
+they are meant.
 
 An accounts file (YAML or JSON) replaces the default accounts:
 
@@ -26,6 +27,12 @@ An accounts file (YAML or JSON) replaces the default accounts:
     tokens:
       - {token: hf_alice_all, user: alice}
       - {token: hf_gpu_job, user: alice, name: gpu job, scopes: [contribute], repos: [acme/model]}
+    publishers:
+      - {repo: acme/model, issuer: "http://127.0.0.1:4410", keys: [{kty: RSA, …}],
+         claims: {repository: acme/bot, ref: refs/heads/main, environment: hub-release}}
+
+A publisher is the real Hub's Trusted Publisher: who proves those claims gets a short-lived token for that
+repo (`oidc.py`).
 
 Tokens here are not secrets worth guarding: the server is a rehearsal on loopback. They are still never
 logged."""
@@ -37,7 +44,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -58,9 +65,10 @@ class Action(StrEnum):
     ADMIN = "admin"
     COLLECTIONS = "collections"
     WEBHOOKS = "webhooks"
+    JOBS = "jobs"
 
 
-Scope = Literal["read", "contribute", "create", "collections", "write"]
+Scope = Literal["read", "contribute", "create", "collections", "jobs", "write"]
 Role = Literal["read", "contributor", "write", "admin"]
 
 _ALL = frozenset(Action)
@@ -75,6 +83,7 @@ _SCOPE_ACTIONS: Mapping[str, frozenset[Action]] = {
     "contribute": frozenset({Action.READ, Action.CONTRIBUTE}),
     "create": frozenset({Action.READ, Action.CREATE}),
     "collections": frozenset({Action.READ, Action.COLLECTIONS}),
+    "jobs": frozenset({Action.READ, Action.JOBS}),
     "write": _ALL,
 }
 _LIMITED_WRITE = frozenset({Action.READ, Action.CONTRIBUTE, Action.WRITE})
@@ -103,12 +112,27 @@ class Token(_Strict):
     repos: tuple[str, ...] | None = None
 
 
+class Publisher(_Strict):
+    """Who may exchange an id token for a token to `repo`: `claims` must all be in it, word for word.
+
+    `keys` are the issuer's public keys (JWK); the real Hub fetches them from the issuer, which this one, a
+    rehearsal that calls nobody, does not. `repo` may be a pattern; the real Hub takes one repo at a time.
+    """
+
+    repo: str
+    issuer: str
+    keys: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+    claims: Annotated[dict[str, str], Field(min_length=1)]
+    lifetime_s: Annotated[int, Field(gt=0, le=3600)] = 3600
+
+
 class Accounts(_Strict):
-    """Users, organizations and tokens; checked to agree with each other when loaded."""
+    """Users, organizations, tokens, publishers; checked to agree with each other when loaded."""
 
     users: dict[str, User]
     orgs: dict[str, Org] = Field(default_factory=dict)
     tokens: tuple[Token, ...] = ()
+    publishers: tuple[Publisher, ...] = ()
 
     def caller(self, token: str | None) -> Caller | None:
         """The caller behind a token; anonymous without one, None when nobody has it."""

@@ -21,6 +21,9 @@ from markdown_it.token import Token
 MAX_METADATA_CHARS = 256_000
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)(.*)", re.S)
 
+# Marks that nobody shall see: the Hub drops HTML comments, and here no HTML is let through.
+_MARKS = re.compile(r"(?m)^<!-- /?prose:[a-z-]+ -->\n?")
+
 # The Hub's marks for an image that is shown in one of its two themes only.
 _ONE_THEME = re.compile(r"#hf-(light|dark)-mode-only$")
 
@@ -139,7 +142,7 @@ def render(text: str, *, image: Address | None = None, link: Address | None = No
     out and links are kept. Images of other hosts are never loaded: a page of the embedded Hub asks nobody
     else."""
     _, body = split(text)
-    return str(_parser(image, link).render(body))
+    return str(_parser(image, link).render(_MARKS.sub("", body)))
 
 
 def relative(target: str) -> str | None:

@@ -242,7 +242,7 @@ def identify(hub: Hub, request: Request) -> Caller:
     if header is None:
         return ANONYMOUS
     kind, _, token = header.partition(" ")
-    caller = hub.accounts.caller(token.strip()) if kind.lower() == "bearer" else None
+    caller = hub.caller(token.strip()) if kind.lower() == "bearer" else None
     if caller is None:
         raise Unauthorized("Invalid credentials in Authorization header")
     return caller

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot.localhub.accounts import Accounts
+from bot.localhub.accounts import Accounts, Caller
+from bot.localhub.jobs import Jobs
+from bot.localhub.oidc import Exchange
 from bot.localhub.store import Store
 from bot.localhub.webhooks import Webhooks
 
@@ -27,5 +29,11 @@ class Hub:
     store: Store
     accounts: Accounts
     webhooks: Webhooks
+    exchange: Exchange
+    jobs: Jobs
     limits: Limits
     allow_remote: bool = False
+
+    def caller(self, token: str | None) -> Caller | None:
+        """Who has this token, kept in the accounts or minted for a publisher; None when nobody has it."""
+        return self.accounts.caller(token) or self.exchange.caller(token)

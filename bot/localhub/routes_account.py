@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bot.localhub import cards
+from bot.localhub import cards, oidc
 from bot.localhub.errors import HubError
 from bot.localhub.http import Call, route
 
@@ -49,6 +49,21 @@ def whoami(call: Call) -> dict[str, Any]:
         "avatarUrl": "",
         "orgs": orgs,
         "auth": {"type": "access_token", "accessToken": token},
+    }
+
+
+def exchange_token(call: Call) -> dict[str, Any]:
+    """Trusted Publishers: an id token for a token to one repo; OAuth's names for what is wrong."""
+    kinds = (call.field("grant_type", default=""), call.field("subject_token_type", default=""))
+    if kinds != (oidc.GRANT_TYPE, oidc.SUBJECT_TYPE):
+        raise HubError("invalid_request", error_description="only the exchange of an id token is served here")
+    subject_token, resource = call.field("subject_token", default=""), call.field("resource", default="")
+    token, seconds = call.hub.exchange.mint(subject_token, resource, audience=call.base_url)
+    return {
+        "access_token": token,
+        "token_type": "bearer",
+        "expires_in": seconds,
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
     }
 
 
@@ -114,6 +129,7 @@ def org_members(call: Call) -> list[dict[str, Any]]:
 ROUTES = [
     route("GET", "/api/embedded-hub", embedded),
     route("GET", "/api/whoami-v2", whoami),
+    route("POST", "/oauth/token", exchange_token, "json"),
     route("POST", "/api/validate-yaml", validate_yaml, "json"),
     route("GET", "/api/users/{user}/overview", user_overview),
     route("GET", "/api/organizations/{org}/overview", org_overview),

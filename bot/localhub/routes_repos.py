@@ -13,6 +13,7 @@ from bot.localhub.describe import Description
 from bot.localhub.errors import BadRequest, Conflict, Forbidden, HubError
 from bot.localhub.http import Call, route
 from bot.localhub.repos import Repo
+from bot.localhub.routes_files import check_gate
 from bot.localhub.store import MAIN
 
 PAGE = 1000
@@ -188,7 +189,9 @@ def _order(sort: str) -> Any:
 
 
 def auth_check(call: Call) -> dict[str, Any]:
-    call.repo(Action.WRITE if call.request.url.path.endswith("/write") else Action.READ)
+    """Whether the caller may read (or write) the repo's files: a gate that keeps them closed answers 403."""
+    repo = call.repo(Action.WRITE if call.request.url.path.endswith("/write") else Action.READ)
+    check_gate(call, repo)
     return {}
 
 

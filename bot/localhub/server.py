@@ -21,13 +21,15 @@ from bot.localhub.accounts import load_accounts
 from bot.localhub.app import build
 from bot.localhub.errors import FolderBusyError
 from bot.localhub.hub import Hub, Limits
+from bot.localhub.jobs import Jobs
+from bot.localhub.oidc import Exchange
 from bot.localhub.store import Store
 from bot.localhub.webhooks import Webhooks, is_loopback
 
 GRACE_S = 3
 
 
-class _Server(uvicorn.Server):
+class Listening(uvicorn.Server):
     """Uvicorn that returns on SIGINT and SIGTERM instead of raising the signal again."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]):
@@ -52,6 +54,7 @@ def serve(
     allow_remote: bool,
     limits: Limits,
     webhook_retry_s: float,
+    run_jobs: bool,
     stopper: Callable[[Callable[[], None]], None] | None,
 ) -> None:
     """See `bot.localhub.serve`; `stopper` is handed a function that ends the server."""
@@ -59,13 +62,24 @@ def serve(
         raise ValueError(
             f"refusing to bind {host}: the embedded Hub's tokens are public (allow_remote to do it)"
         )
+    if run_jobs and allow_remote:
+        raise ValueError("refusing to run jobs for callers beyond loopback")
     people = load_accounts(accounts)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root), _bound(host, port) as listener:
+    with _locked(root), bound(host, port) as listener:
         store = Store(root)
         store.sweep()
         webhooks = Webhooks(store, people, allow_remote=allow_remote, retry_s=webhook_retry_s)
-        hub = Hub(store=store, accounts=people, webhooks=webhooks, limits=limits, allow_remote=allow_remote)
+        jobs = Jobs(root / "jobs", runs=run_jobs)
+        hub = Hub(
+            store=store,
+            accounts=people,
+            webhooks=webhooks,
+            exchange=Exchange(people, store.repos),
+            jobs=jobs,
+            limits=limits,
+            allow_remote=allow_remote,
+        )
         bound_port = listener.getsockname()[1]
         url = f"http://[{host}]:{bound_port}" if ":" in host else f"http://{host}:{bound_port}"
         config = uvicorn.Config(
@@ -78,13 +92,14 @@ def serve(
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=30,
         )
-        server = _Server(config, lambda: ready(url) if ready else None)
+        server = Listening(config, lambda: ready(url) if ready else None)
         if stopper is not None:
             stopper(lambda: setattr(server, "should_exit", True))
         webhooks.start()
         try:
             server.run(sockets=[listener])
         finally:
+            jobs.stop()
             webhooks.stop()
             store.db.close()
 
@@ -112,7 +127,8 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens there. Raises OSError that names host:port when it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -16,12 +16,14 @@ FOLDER = Path(__file__).resolve().parent
 
 def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
-    from bot import evidence, recipe
+    from bot import evidence, fleet, overview, plan, recipe, state
     from bot import models as own
+    from bot.review import check
     from bot.stages import audit, repair
 
     return {
         "recipe": recipe.Recipe,
+        "fleet": fleet.Fleet,
         "job": own.Release,
         "base": own.BaseEvidence,
         "quantize-job": own.BackendJob,
@@ -35,6 +37,16 @@ def models() -> dict[str, type[BaseModel]]:
         "publish": own.PublishEvidence,
         "build_evidence": evidence.Build,
         "evidence": evidence.Evidence,
+        "plan": plan.Plan,
+        "attempts": state.Attempts,
+        "decisions": state.Decisions,
+        "lease": state.Lease,
+        "queued": state.Queued,
+        "seen": state.Seen,
+        "watched": state.Roster,
+        "paused": state.Paused,
+        "status": overview.Overview,
+        "verdict": check.Verdict,
     }
 
 

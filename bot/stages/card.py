@@ -2,7 +2,8 @@
 
 Figures that follow from several others come from `bot.comparison`. Text from outside (names of models and
 data sets, tool messages, answers) is escaped by the filters of `bot.cardtext` where it enters the Markdown;
-the YAML block is written by a YAML writer and never by the template.
+the YAML block is written by a YAML writer and never by the template. What a reviewer wrote into a card's
+prose regions (`bot.prose`) is kept when it is rendered again.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 
-from bot import cardcontext, cardlint, cardtext, comparison, figures, plots
+from bot import cardcompare, cardcontext, cardlint, cardtext, comparison, figures, plots, prose
 from bot.cardexamples import card_examples
 from bot.evidence import Evidence
 from bot.models import read_json, write_json
 from bot.recipe import Recipe
 
-__all__ = ["card_examples", "check", "metadata", "render", "render_to"]
+__all__ = ["card_examples", "check", "edited", "metadata", "render", "render_to"]
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "templates"
 
 
-def render(evidence: Evidence) -> str:
-    """The card's README.md, YAML block included."""
+def render(evidence: Evidence, kept: Mapping[str, str] | None = None) -> str:
+    """The card's README.md, YAML block included; `kept` are prose regions in a reviewer's words."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -53,7 +55,7 @@ def render(evidence: Evidence) -> str:
     context = cardcontext.context(evidence, comparison.of(evidence))
     body = environment.get_template("card.md.j2").render(context)
     body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
-    return f"---\n{metadata(evidence)}---\n\n{body}"
+    return prose.splice(f"---\n{metadata(evidence)}---\n\n{body}", kept or {})
 
 
 def metadata(evidence: Evidence) -> str:
@@ -101,16 +103,39 @@ def quoted_texts(evidence: Evidence) -> list[str]:
 # ── written and checked ────────────────────────────────────────────────────────────────────
 
 
-def render_to(folder: Path, evidence: Evidence) -> bool:
+def edited(text: str, evidence: bytes) -> dict[str, str]:
+    """The prose regions of a card that somebody rewrote: those that its own evidence renders otherwise.
+
+    All of them where that evidence cannot be read: words of a person are never dropped.
+    """
+    found = prose.regions(text)
+    try:
+        rendered = prose.regions(render(Evidence.model_validate_json(evidence)))
+    except ValueError:
+        return found
+    return {name: words for name, words in found.items() if words != rendered.get(name)}
+
+
+def _edited_in(folder: Path) -> dict[str, str]:
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        return edited(text, (folder / "evidence.json").read_bytes())
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def render_to(folder: Path, evidence: Evidence, kept: Mapping[str, str] | None = None) -> bool:
     """Write the card into `folder`, all of it or nothing; False when it is there already.
 
-    Raises GateFailed when the lint refuses what was rendered.
+    Prose that was rewritten in a card that stands there is kept, unless `kept` says otherwise. Raises
+    GateFailed when the lint refuses what was rendered.
     """
+    words = _edited_in(folder) if kept is None else kept
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".card."))
     try:
         write_json(fresh / "evidence.json", evidence)
-        (fresh / "README.md").write_text(render(evidence), encoding="utf-8")
+        (fresh / "README.md").write_text(render(evidence, words), encoding="utf-8")
         plots.draw(evidence, fresh)
         cardlint.refuse(cardlint.lint_file(fresh / "README.md"), str(folder / "README.md"))
         if folder.is_dir() and _same(folder, fresh):
@@ -126,9 +151,24 @@ def render_to(folder: Path, evidence: Evidence) -> bool:
 def check(folder: Path) -> Evidence:
     """The evidence of a card that holds, plots included. Raises GateFailed naming every problem."""
     evidence = read_json(folder / "evidence.json", Evidence)
-    problems = cardlint.lint_file(folder / "README.md") + plots.check(evidence, folder)
-    cardlint.refuse(problems, str(folder / "README.md"))
+    cardlint.refuse(problems(folder, evidence), str(folder / "README.md"))
     return evidence
+
+
+def problems(folder: Path, evidence: Evidence) -> list[str]:
+    """What is wrong with the card in `folder`: edited outside its prose regions, claims, plots, placeholders.
+
+    Raises InputError when the card cannot be read.
+    """
+    text = cardlint.read(folder / "README.md")
+    differences = cardcompare.compare(text, render(evidence))
+    places = {each.partition(":")[0] for each in differences if each.startswith("line ")}
+    linted = [
+        each
+        for each in cardlint.lint_file(folder / "README.md")
+        if each.partition(":")[0] not in places and not (differences and each.startswith("the line "))
+    ]
+    return [*differences, *linted, *plots.check(evidence, folder)]
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`make bench`: the command line's start, reading and repairing a 20 GB checkpoint, perplexity."""
+"""`make bench`: the command line, a tick, a plan, a year on the fleet, a 20 GB checkpoint, perplexity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests.bench import bench_checkpoint, bench_perplexity
+from tests.bench import bench_checkpoint, bench_perplexity, bench_plan, bench_simulation, bench_watch
 
 RUNS = 7
 
@@ -34,6 +34,9 @@ def main() -> None:
     ):
         seconds = median_s(*argv)
         print(f"{label:42}{seconds:9.3f}{seconds / bare:16.1f}")
+    for each in (bench_watch, bench_plan, bench_simulation):
+        print()
+        each.main()
     print()
     bench_checkpoint.main()
     print()

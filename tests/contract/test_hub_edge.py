@@ -153,7 +153,8 @@ def answer(status: int) -> errors.HfHubHTTPError:
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(401, InputError), (403, InputError), (409, Refused), (412, Refused), (429, InfrastructureError),
+    [(400, InputError), (401, InputError), (403, InputError), (409, Refused), (412, Refused),
+     (413, InputError), (422, InputError), (408, InfrastructureError), (429, InfrastructureError),
      (500, InfrastructureError), (503, InfrastructureError)],
 )  # fmt: skip
 def test_the_hubs_answers_in_the_bots_terms(status: int, expected: type[Exception]):

@@ -219,7 +219,10 @@ def test_gated_files_need_a_grant(guarded: Hub, tmp_path: Path) -> None:
     for api in (bob, guarded.as_token(False)):
         with pytest.raises(GatedRepoError):
             api.hf_hub_download("root/gated", ".gitattributes", cache_dir=tmp_path)
+        with pytest.raises(GatedRepoError):
+            api.auth_check("root/gated")
     root.grant_access("root/gated", "bob")
+    bob.auth_check("root/gated")
     assert [request.username for request in root.list_accepted_access_requests("root/gated")] == ["bob"]
     assert Path(bob.hf_hub_download("root/gated", ".gitattributes", cache_dir=tmp_path)).is_file()
 

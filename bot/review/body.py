@@ -1,0 +1,121 @@
+"""Title and body of a card's pull request: what a reviewer needs before opening a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from bot import comparison, naming, plots
+from bot.edges.github import MAX_TEXT_CHARS
+from bot.evidence import Evidence
+from bot.plots.theme import DARK, LIGHT
+from bot.review import change, words
+from bot.stages import gate
+
+MARKER = "<!-- release-bot:card -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the pull request's files are on GitHub, at the commit it shows, and where the Hub is."""
+
+    hub: str
+    files: str
+    card: str
+
+
+def title(evidence: Evidence) -> str:
+    release = evidence.release
+    return words.title(naming.commit_title(release.key, release.base, release.recipe_name))
+
+
+def body(evidence: Evidence, before: Evidence | None, places: Places) -> str:
+    """The whole body, cut where GitHub would refuse it."""
+    parts = [
+        MARKER,
+        _lead(evidence, places),
+        _gates(evidence),
+        _figures(evidence),
+        _change(evidence, before),
+        _plots(evidence, places),
+        REVIEWING,
+    ]
+    shown = [each for each in parts if each]
+    while len("\n\n".join(shown)) > MAX_TEXT_CHARS and len(shown) > 3:
+        shown.pop(-2)
+    return "\n\n".join(shown)
+
+
+def _lead(evidence: Evidence, places: Places) -> str:
+    release, upload = evidence.release, evidence.upload
+    repo = f"{places.hub}/{quote(upload.repo_id)}"
+    rehearsal = "**A rehearsal**, not to be used. " if release.rehearsal else ""
+    return (
+        f"{rehearsal}{words.code(release.base.repo_id)} at {words.code(release.base.revision[:12])} by "
+        f"{words.code(release.recipe_name)}, to be published as [{words.plain(upload.repo_id)}]({repo}).\n\n"
+        f"Staged: [pull request {upload.pr_num} on the Hub]({repo}/discussions/{upload.pr_num}) at "
+        f"{words.code(upload.pr_head[:12])}, {len(upload.files)} files, release {words.code(release.key)}. "
+        f"The card: [README.md]({places.card})."
+    )
+
+
+def _gates(evidence: Evidence) -> str:
+    gates = evidence.gates
+    blocking = gate.blocking(gates)
+    counted = comparison.of(evidence).gates
+    lines = [
+        "## Gates",
+        "",
+        f"{counted.passed} of {len(gates.results)} passed, {counted.failed} failed, "
+        f"{counted.not_applicable} had nothing to ask.",
+    ]
+    if blocking:
+        held = [f"{each.id}, {each.status}: {each.detail}" for each in blocking]
+        lines += ["", "**Not to be published** unless a maintainer overrides:", "", words.block(held)]
+    if gates.override:
+        decision = gates.override
+        lines += [
+            "",
+            f"**In spite of** {words.plain(', '.join(decision.gates))}: {words.plain(decision.who)} decided "
+            f"so on {words.plain(decision.at)}: {words.plain(decision.why)}",
+        ]
+    return "\n".join(lines)
+
+
+def _figures(evidence: Evidence) -> str:
+    found = comparison.headline_table(comparison.of(evidence))
+    rows = [[words.plain(each) for each in [label, *cells]] for label, cells in found.rows]
+    return "## TL;DR\n\n" + words.table(["", *(words.plain(each) for each in found.titles)], rows)
+
+
+def _change(evidence: Evidence, before: Evidence | None) -> str:
+    if before is None:
+        return "## Change\n\nNo earlier release by this recipe is known here."
+    was = before.release
+    head = f"{words.code(was.base.repo_id)} at {words.code(was.base.revision[:12])}"
+    rows = [[words.plain(each.title), each.before, each.now] for each in change.rows(before, evidence)]
+    return (
+        f"## Change\n\nAgainst release {words.code(was.key)} of {head}; what is over a base is over its own, "
+        "in its own run.\n\n" + words.table(["", "before", "now"], rows)
+    )
+
+
+def _plots(evidence: Evidence, places: Places) -> str:
+    pictures = []
+    for plot in plots.of(evidence, comparison.of(evidence)):
+        light, dark = (f"{places.files}/{plot.path(theme)}" for theme in (LIGHT, DARK))
+        pictures.append(
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img alt="{plot.alt}" src="{light}"></picture>'
+        )
+    return (
+        "<details><summary>Plots</summary>\n\n" + "\n\n".join(pictures) + "\n\n</details>" if pictures else ""
+    )
+
+
+REVIEWING = """## Reviewing
+
+- **Merge** publishes exactly these weights with exactly this card.
+- **Close** without merging refuses the release and closes the pull request on the Hub.
+- Words may be edited between the `prose` marks of the card; figures change only with their evidence.
+- Comments that command, from people with write access: `/override GATE why`, `/retry`, `/skip why`."""

@@ -1,0 +1,43 @@
+"""Labels of a card's pull request: its state, for people and for lists. Nothing is decided by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from bot.edges.github import GitHub, Pull
+from bot.evidence import Evidence
+from bot.ledger import ReleaseStatus
+from bot.review.layout import key_of
+from bot.stages import gate
+
+BOT: Final = "release-bot"
+REHEARSAL: Final = "rehearsal"
+PASSED, FAILED, OVERRIDDEN = "gates: passed", "gates: failed", "gates: overridden"
+CHECKED, PROBLEMS = "card: checked", "card: problems"
+PUBLISHED, REFUSED = "published", "refused"
+OF_GATES: Final = (PASSED, FAILED, OVERRIDDEN)
+OF_CARD: Final = (CHECKED, PROBLEMS)
+OF_END: Final = (PUBLISHED, REFUSED)
+
+
+def of(evidence: Evidence) -> set[str]:
+    """The labels that a card's evidence decides."""
+    if gate.blocking(evidence.gates):
+        verdict = FAILED
+    else:
+        verdict = OVERRIDDEN if evidence.gates.override else PASSED
+    return {BOT, verdict} | ({REHEARSAL} if evidence.release.rehearsal else set())
+
+
+def mark_published(github: GitHub, pulls: Iterable[Pull], releases: Iterable[ReleaseStatus]) -> list[int]:
+    """Label the merged pull requests whose release is public; the numbers of those that were not yet."""
+    public = {each.key for each in releases if each.state == "published"}
+    return [
+        each.number
+        for each in pulls
+        if each.state == "merged"
+        and each.same_repo
+        and key_of(each.branch) in public
+        and github.relabel(each, {PUBLISHED}, among=OF_END)
+    ]

@@ -1,0 +1,1 @@
+"""The parts of `bot.watch`: what it finds, its rules, and one author's tick."""

@@ -1,0 +1,144 @@
+"""The dashboard's issue: one, kept current, whose ticks count for who may write and for nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from emulated import Emulated, running
+
+from bot import dashboard
+from bot.dashboard import Edit
+from bot.edges.github import GitHub
+from bot.edges.state_branch import BranchState
+from bot.errors import Refused
+from bot.ledger import ReleaseStatus
+from bot.overview import Overview
+from bot.review import labels
+from bot.state import Decisions, decisions_path, load
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
+    """A GitHub of its own, since there is one dashboard in a repository."""
+    with running(tmp_path_factory.mktemp("own")) as found:
+        yield found
+
+
+@pytest.fixture
+def github(own: Emulated) -> GitHub:
+    own.proxy.asked.clear()
+    return own.client()
+
+
+@pytest.fixture
+def state(own: Emulated, request: pytest.FixtureRequest) -> BranchState:
+    return BranchState(own.client(), branch=f"state-{abs(hash(request.node.name))}", pause_s=0.01)
+
+
+def seen(state: str = "failed") -> Overview:
+    release = ReleaseStatus(
+        key=KEY, base="Qwen/Qwen3.6-27B", revision="a" * 40, recipe="nvfp4", state=state, detail="",
+        num_attempts=1, until=None, queued_by=None, links={}, figures={},
+    )  # fmt: skip
+    return Overview(at=NOW, paused=None, releases=[release])
+
+
+def show(github: GitHub, state: BranchState, found: Overview) -> dashboard.Shown:
+    return dashboard.show(github, state, found, done=[], ignored=None)
+
+
+def tick(kind: str, text: str) -> str:
+    assert f"- [ ] <!-- {kind}:{KEY} -->" in text
+    return text.replace(f"- [ ] <!-- {kind}:{KEY} -->", f"- [x] <!-- {kind}:{KEY} -->")
+
+
+def edit(github: GitHub, kind: str = "retry", who: str = "ann") -> Edit:
+    issue = dashboard.find(github)
+    return Edit(number=issue.number, who=who, before=issue.body, after=tick(kind, issue.body), at=NOW)
+
+
+def decided(state: BranchState) -> list[tuple[str, str]]:
+    found, _ = load(state, decisions_path(KEY), Decisions)
+    return [(each.kind, each.who) for each in (found.decisions if found else [])]
+
+
+def test_one_issue_is_kept_current(own: Emulated, github: GitHub, state: BranchState):
+    own.client("eve")._repo.create_issue(
+        "Releases", dashboard.MARKER + "\nmine"
+    )  # no label: not the dashboard
+    first = show(github, state, seen())
+    assert first.state == "opened"
+    own.proxy.asked.clear()
+    again = show(github, state, seen())
+    assert (again.number, again.state) == (first.number, "unchanged")
+    assert not [each for each in own.proxy.asked if not each.startswith("GET ")]
+    assert show(github, state, seen("quarantined")).state == "updated"
+    assert dashboard.find(github).number == first.number
+    assert "1 quarantined" in dashboard.find(github).body
+
+
+def test_a_tick_by_who_may_write_is_a_command(github: GitHub, state: BranchState):
+    show(github, state, seen())
+    asked = edit(github)
+    assert dashboard.obey(github, state, asked) == ([f"retry {KEY}"], None)
+    assert decided(state) == [("retry", "ann")]
+    assert dashboard.obey(github, state, asked) == ([], None)
+    github.edit_issue(asked.number, body=asked.after)
+    assert show(github, state, seen()).state == "updated"
+    assert "- [x]" not in dashboard.find(github).body
+
+
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [("eve", "no write access"), ("release-bot", "own edit"), ("no body", "no write access")],
+)
+def test_a_tick_by_anybody_else_is_none(github: GitHub, state: BranchState, who: str, words: str):
+    show(github, state, seen())
+    done, ignored = dashboard.obey(github, state, edit(github, who=who))
+    assert done == []
+    assert words in ignored
+    assert decided(state) == []
+
+
+def test_a_public_release_is_labelled_once(github: GitHub, state: BranchState):
+    branch = f"release/{KEY}"
+    github.commit(branch, {"x": b"1"}, message="m", parent=github.head("main"), on=None)
+    number = github.open_pull(branch=branch, base="main", title="x", body="").number
+    public = seen("published").releases
+    assert labels.mark_published(github, github.pulls(), public) == []
+    github._repo.get_pull(number).merge()
+    assert labels.mark_published(github, github.pulls(), seen("staged").releases) == []
+    assert labels.mark_published(github, github.pulls(), public) == [number]
+    assert labels.PUBLISHED in github.pull(number).labels
+    assert labels.mark_published(github, github.pulls(), public) == []
+
+
+def test_a_tick_elsewhere_is_none(own: Emulated, github: GitHub, state: BranchState):
+    show(github, state, seen())
+    asked = edit(github)
+    number = own.client("ann")._repo.create_issue("x", asked.before).number
+    elsewhere = Edit(number=number, who="ann", before=asked.before, after=asked.after, at=NOW)
+    assert dashboard.obey(github, state, elsewhere) == ([], f"issue {number} is not the dashboard")
+
+
+def test_a_box_that_was_ticked_before_is_not_this_persons(github: GitHub, state: BranchState):
+    show(github, state, seen())
+    asked = edit(github)
+    later = Edit(number=asked.number, who="ann", before=asked.after, after=asked.after + "\nx", at=NOW)
+    assert dashboard.obey(github, state, later) == ([], "no box was ticked")
+
+
+def test_paused_stops_both(github: GitHub, state: BranchState, tmp_path: Path):
+    show(github, state, seen())
+    asked = edit(github)
+    state.write("paused.json", "stop", version=None)
+    with pytest.raises(Refused, match="paused"):
+        dashboard.obey(github, state, asked)
+    with pytest.raises(Refused, match="paused"):
+        show(github, state, seen("published"))

@@ -1,0 +1,201 @@
+"""The dashboard's text and its boxes; and the same overview in a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from cards import golden
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from bot import dashboard, naming, overview
+from bot import recipe as recipes
+from bot.edges.github import MAX_TEXT_CHARS
+from bot.ledger import Records, ReleaseStatus, Target, World
+from bot.overview import ORDER, Overview
+from bot.review import layout
+from bot.stages import card
+from bot.state import Decision, Decisions, Step, Tracked
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+KEY = "0123456789abcdef"
+RECIPE = recipes.load("nvfp4")
+
+
+def status(n: int = 0, **fields: object) -> ReleaseStatus:
+    values = {
+        "key": f"{n:016x}",
+        "base": f"Qwen/Qwen3.6-{n}B",
+        "revision": "a" * 40,
+        "recipe": "nvfp4",
+        "state": "failed",
+        "detail": "quantize: the disk is full",
+        "num_attempts": 2,
+        "until": NOW,
+        "queued_by": None,
+        "links": {"run": "https://github.test/run/7"},
+        "figures": {"size": "19.2 GiB"},
+    }
+    return ReleaseStatus.model_validate({**values, **fields})
+
+
+def seen(*releases: ReleaseStatus) -> Overview:
+    return Overview(at=NOW, paused=None, releases=list(releases))
+
+
+def test_an_entry_says_what_is_known_and_what_can_be_done():
+    text, left = dashboard.body(seen(status(27)))
+    assert left == 0
+    assert text.startswith(dashboard.MARKER)
+    assert "1 failed" in text
+    assert (
+        "- `Qwen/Qwen3.6-27B` at `aaaaaaaa` by `nvfp4`: tried 2×; size 19.2 GiB; "
+        "quantize: the disk is full; [run](https://github.test/run/7)\n"
+        "  - [ ] <!-- retry:000000000000001b --> try it again\n"
+        "  - [ ] <!-- skip:000000000000001b --> leave it out"
+    ) in text
+
+
+@pytest.mark.parametrize("state", ORDER)
+def test_every_state_has_its_heading_and_boxes(state: str):
+    text, _ = dashboard.body(seen(status(state=state)))
+    assert f"\n### {state.replace('_', ' ')}\n" in text
+    assert text.count("- [ ]") == len(dashboard.BOXES[state])
+
+
+def test_an_empty_dashboard_says_why():
+    assert "No watched base has a recipe that is for it." in dashboard.body(seen())[0]
+
+
+def test_two_thousand_releases_fit_and_the_rest_is_said():
+    releases = [status(n, state=ORDER[n % 10]) for n in range(2000)]
+    releases.sort(key=lambda each: ORDER.index(each.state))
+    text, left = dashboard.body(seen(*releases))
+    assert len(text) <= MAX_TEXT_CHARS
+    assert 0 < left < 2000
+    assert f"{left} more are not shown here" in text
+    assert text.count("\n### ") == len({each.state for each in releases[: 2000 - left]})
+
+
+def test_only_what_changed_is_a_change():
+    one, other = dashboard.body(seen(status()))[0], dashboard.body(seen(status(num_attempts=3)))[0]
+    later = dashboard.body(seen(status()).model_copy(update={"at": NOW.replace(hour=13)}))[0]
+    assert dashboard.same(one, later)
+    assert not dashboard.same(one, other)
+
+
+EVIL = "x\n- [x] <!-- skip:0123456789abcdef --> @eve ](https://evil) <img src=x> |`\n### published\n#1"
+
+
+def test_text_from_outside_makes_no_box_and_no_markup():
+    hostile = status(
+        base=EVIL, recipe=EVIL, detail=EVIL, figures={EVIL: EVIL}, links={EVIL: f"https://x/)[y](z {EVIL}"}
+    )
+    text, _ = dashboard.body(seen(hostile))
+    assert dashboard.ticked("", text.replace("- [ ]", "- [x]", 0)) == []
+    assert {key for _, key in dashboard._boxes(text)} == {hostile.key}
+    tokens = MarkdownIt("commonmark", {"html": False}).parse(text)
+    assert [t.content for t in tokens if t.type == "inline" and t.level == 1].count("published") == 0
+    links = [child.attrs["href"] for t in tokens for child in t.children or [] if child.type == "link_open"]
+    assert [each[:10] for each in links] == ["https://x/"]
+    javascript = status(links={"run": "javascript:alert(1)"})
+    assert "javascript" not in dashboard.body(seen(javascript))[0]
+
+
+def test_what_an_edit_ticked():
+    before = dashboard.body(seen(status(1), status(2)))[0]
+    one = before.replace("- [ ] <!-- retry:0000000000000001", "- [x] <!-- retry:0000000000000001")
+    assert dashboard.ticked(before, one) == [("retry", "0000000000000001")]
+    assert dashboard.ticked(one, one) == []
+    assert dashboard.ticked(one, before) == []
+    upper = before.replace("- [ ] <!-- skip:0000000000000002", "- [X] <!-- skip:0000000000000002")
+    assert dashboard.ticked(before, upper) == [("skip", "0000000000000002")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "- [x] <!-- retry:../../../../etc/p -->",
+        "- [x] <!-- publish:0123456789abcdef -->",
+        "- [x] <!-- retry:0123456789ABCDEF -->",
+        "- [x] retry:0123456789abcdef",
+        "text - [x] <!-- retry:0123456789abcdef -->",
+    ],
+)
+def test_what_only_looks_like_a_box_is_none(line: str):
+    assert dashboard.ticked("", line) == []
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_any_edit_is_read(before: str, after: str):
+    assert all(naming.is_key(key) for _, key in dashboard.ticked(before, after))
+
+
+# ── the overview ───────────────────────────────────────────────────────────────────────────
+
+
+def base(name: str, **fields: object) -> Tracked:
+    values = {
+        "repo_id": name, "hub_id": name, "revision": "a" * 40, "modified_at": NOW, "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"], "num_parameters": 27_000_000_000,
+        "steps": [Step(repo_id=name, revision="a" * 40, kind="weights")], "gone": None,
+    }  # fmt: skip
+    return Tracked.model_validate({**values, **fields})
+
+
+def world(**fields: object) -> World:
+    values = {
+        "records": Records(),
+        "targets": {},
+        "staged": {},
+        "cards": {},
+        "figures": {},
+        "hub_url": "https://h",
+    }
+    return World(**{**values, **fields})
+
+
+def test_every_base_that_a_recipe_is_for_has_its_row():
+    bases = [
+        base("Qwen/A"),
+        base("Qwen/B", model_type="other"),
+        base("Qwen/C", gone="deleted"),
+        base("Qwen/D", steps=[]),
+        base("Qwen/E", model_type=None),
+    ]
+    pairs = overview.pairs(bases, [RECIPE], organization="org", toolchain_epoch=1)
+    assert [(each.base, each.target_repo) for each in pairs] == [("Qwen/A", f"org/A-{RECIPE.repo_suffix}")]
+    refused = Decision(key=pairs[0].key, kind="refuse", who="ann", why="no", at=NOW, gates=[])
+    decisions = Decisions(key=pairs[0].key, decisions=[refused])
+    known = world(records=Records(decisions={pairs[0].key: decisions}), figures={pairs[0].key: {"size": "1"}})
+    found = overview.overview(pairs, known, paused=None, now=NOW)
+    assert found.counts() == {"refused": 1}
+    assert overview.rows(found) == [
+        ("Qwen/A@aaaaaaaa", "nvfp4", "refused", "", "size 1", "by ann: no"),
+    ]
+
+
+def test_a_terminal_row_is_one_line():
+    found = seen(status(detail="quantize: no\n::add-path::/tmp/x\r\nend"))
+    assert overview.rows(found)[0][-1] == "quantize: no ::add-path::/tmp/x end"
+
+
+def test_what_needs_a_person_stands_first():
+    pairs = overview.pairs([base("Qwen/A"), base("Qwen/B")], [RECIPE], organization="org", toolchain_epoch=1)
+    published = Target(repo_id=pairs[0].target_repo, private=False, keys=frozenset({pairs[0].key}))
+    found = overview.overview(pairs, world(targets={pairs[0].target_repo: published}), paused=None, now=NOW)
+    assert [each.state for each in found.releases] == ["planned", "published"]
+
+
+def test_figures_come_from_the_reviewed_cards(tmp_path):
+    evidence = golden("nvfp4")
+    card.render_to(tmp_path / layout.folder_of(evidence.release.target_repo), evidence)
+    broken = tmp_path / "model_cards" / "a--b"
+    broken.mkdir()
+    (broken / "evidence.json").write_text("{}")
+    found = overview.figures_of(tmp_path)
+    assert found == {
+        evidence.release.key: {"size": "6.0 MiB", "ppl": "+1.29%", "KLD": "0.0177", "drafts": "88.0%"}
+    }
