@@ -92,7 +92,11 @@ def may_read(hub: Hub, repo_id: str) -> str | None:
 
 def _pages(hub: Hub, author: str) -> Iterator[list[Any]]:
     """Sorted by creation, so that what changes while pages are read moves nothing from one to another."""
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_backoff,
+    )
 
     headers = build_hf_headers(token=hub.api.token, library_name="release-bot")
     url: str | None = f"{hub.endpoint}/api/models"
@@ -134,7 +138,8 @@ def _listed(entry: Any, author: str) -> Listed:
         raise ValueError(f"it is not one of {author}'s")
     if not isinstance(revision, str) or not _SHA.fullmatch(revision):
         raise ValueError("it has no commit yet")
-    config = entry.get("config") if isinstance(entry.get("config"), dict) else {}
+    told = entry.get("config")
+    config: dict[str, Any] = told if isinstance(told, dict) else {}
     return Listed(
         repo_id=repo_id,
         hub_id=_word(entry.get("_id")) or "",

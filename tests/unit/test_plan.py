@@ -244,7 +244,7 @@ def test_side_files_pile_up_to_one_metadata_release_from_the_newest_that_is_publ
 
 
 def test_what_was_published_before_the_one_on_main_holds_nothing_up():
-    """Only the newest key is told on the Hub's main; the merged card of the one before says that it was there."""
+    """Only the newest key is told on the Hub's main; the merged card of the earlier says it was there."""
     cards = {key(n): CardPull(key=key(n), number=n, state="merged", url="u") for n in (1, 2)}
     steps = step(1), step(2, "side_files"), step(3, "side_files")
     (entry,) = made(base(*steps), targets=public(2), cards=cards).entries
