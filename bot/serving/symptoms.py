@@ -147,6 +147,7 @@ SYMPTOMS: Final = (
         fix="compare the recipe's serve section with `vllm serve --help=all` of the pinned version",
     ),
 )
+_AT_EVERY_END: Final = re.compile(r"nanobind: | - leaked | - \.\.\. ")
 _COMPILED: Final = [(re.compile(each.words), each) for each in SYMPTOMS]
 
 
@@ -232,7 +233,7 @@ def _ended(status: int | None) -> str:
 
 def _first_symptom(lines: Lines) -> tuple[str, Symptom] | None:
     """The most specific symptom and its line, among errors first, then among the last lines of any kind."""
-    last = list(lines)[-LAST_LINES:]
+    last = [line for line in lines if not _AT_EVERY_END.match(line)][-LAST_LINES:]
     texts = [masked(text) for _, text in map(split, last) if not text.startswith("$ ")]
     for place in (telling(lines), texts):
         for pattern, symptom in _COMPILED:

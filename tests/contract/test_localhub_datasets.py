@@ -28,7 +28,7 @@ configs:
 A stand-in.
 """
 SCRIPT = """
-import json, sys
+import json, os, sys
 from datasets import load_dataset
 sha, private = sys.argv[1:]
 rows = load_dataset("HuggingFaceH4/ultrachat_200k", split="train_sft")
@@ -40,7 +40,8 @@ print(json.dumps({
     "rows": rows["prompt"][:], "streamed": [row["prompt"] for row in streamed],
     "pinned": pinned["prompt"][:], "pinned_stream": [row["prompt"] for row in pinned_stream],
     "messages": rows[0]["messages"], "hidden": hidden["text"][:],
-}))
+}), flush=True)
+os._exit(0)  # streaming leaves threads that can abort the interpreter's end on a busy machine
 """
 
 

@@ -22,7 +22,7 @@ from rehearsed import ROOT, Rehearsed
 from bot.demo.rehearsal import BASE, SCALE
 from bot.edges import supervisor
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 RECIPE = "gptq-foem-g32"
 SOAK = ": soak"
 
