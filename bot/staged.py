@@ -16,7 +16,7 @@ from bot import cache, evidence, log, repo
 from bot.edges import hubcache
 from bot.edges.hub import PullRequest
 from bot.errors import InputError, Refused
-from bot.job import Job
+from bot.job import Job, require_key
 from bot.models import UploadEvidence, read_json, write_json
 from bot.repo import HUB_OWN_FILES, SUMS
 from bot.stages import upload as uploading
@@ -86,16 +86,16 @@ def _bring(job: Job, pull: PullRequest) -> dict[str, repo.LocalFile]:
 
 
 def _adopt(job: Job, arrived: Path) -> None:
-    """The build's evidence, if it is of this very release."""
+    """The build's evidence, which must be of this very key; the recipe's limits and prose may be newer here."""
     built = read_json(arrived / BUILD, evidence.Build)
-    if built.release != job.release or built.base.base != job.base.base:
+    require_key(built.release, job.release.key)
+    if built.release.target_repo != job.release.target_repo or built.base.base != job.base.base:
         raise Refused(
-            f"what is staged is release {built.release.key} by other settings",
+            f"what is staged is of {built.base.base.repo_id} for {built.release.target_repo}",
             where=job.release.target_repo,
-            why="the recipe's prose or serving changed since, or its evidence was edited",
+            why="its evidence was edited",
             fix=f"`release-bot upload {job.release.key} --restage` where it was built",
         )
-    write_json(job.workspace.evidence("base"), built.base)
     write_json(job.workspace.evidence("quantize"), built.quantize)
     write_json(job.workspace.evidence("repair"), built.repair)
 
