@@ -39,6 +39,7 @@ def context(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
         "command": command(evidence.release),
         "quantize": evidence.quantize,
         "upload": evidence.upload,
+        "republished": evidence.republished,
         "has_gpu": evidence.measurement.release.engine.hardware.gpu is not None,
         "limits": cardlimits.limits(evidence, compared),
         "plots": _plots(evidence, compared),

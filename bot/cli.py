@@ -1,7 +1,7 @@
 """The command line: `release-bot COMMAND …`.
 
-Arguments are declared here; what a command does stands in `bot.commands`. `main` is the only place
-that prints an error and exits.
+Arguments are declared here and in the `add_parsers` of `bot.commands_*`; what a command does stands in
+`bot.commands` and in those. `main` is the only place that prints an error and exits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bot import __version__, commands, log
+from bot import (
+    __version__,
+    commands,
+    commands_fleet,
+    commands_github,
+    commands_watching,
+    commands_workflow,
+    log,
+)
 from bot.commands import Handler
 from bot.errors import InfrastructureError, Interrupted, ReleaseBotError, UsageError
 
@@ -109,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     _measuring(command)
     _checking(command)
     command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
+    commands_watching.add_parsers(command)
+    commands_github.add_parsers(command, subcommands, common)
+    commands_workflow.add_parsers(command)
+    commands_fleet.add_parsers(subcommands, common)
     _recipes_parser(subcommands, common)
     _hub_parser(subcommands, common)
     return parser
@@ -137,6 +149,9 @@ def _releasing(command: Command) -> None:
         dest="overrides",
         help="change a recipe value, as in calibration.sets.*.num_samples=16; makes it a rehearsal",
     )
+    run.add_argument(
+        "--on", metavar="hf-jobs:FLAVOR", help="on Hugging Face Jobs instead of this machine, up to the card"
+    )
     for stage, text in _STAGE_HELP.items():
         child = command(stage, commands.one_stage_of(stage), text)
         child.add_argument("key", metavar="KEY", help="the release's key")
@@ -155,6 +170,11 @@ def _releasing(command: Command) -> None:
                 type=Path,
                 metavar="DIR",
                 help="the reviewed card's folder (default: the work folder's)",
+            )
+            child.add_argument(
+                "--no-collection",
+                action="store_true",
+                help="leave the collection to `release-bot curate`, which has a token of its own",
             )
 
 

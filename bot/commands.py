@@ -66,6 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = job.load_recipe(arguments.recipe, overrides)
     hub = _connect(settings)
     made = job.prepare(arguments.base, recipe, overrides, hub, settings, arguments.work or settings.work)
+    if arguments.on:
+        from bot.commands_fleet import run_on
+
+        return run_on(
+            arguments.on, made, until=arguments.until, overrides=overrides, as_json=arguments.json
+        )
     return _finish(pipeline.run(made, until=arguments.until), arguments)
 
 
@@ -90,6 +96,7 @@ def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
         arguments.work or settings.work,
         card=getattr(arguments, "card", None),
         restage=getattr(arguments, "restage", False),
+        collects=not getattr(arguments, "no_collection", False),
     )
     evidence = pipeline.run_one(found, stage)
     if arguments.json:

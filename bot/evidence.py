@@ -11,6 +11,7 @@ from bot.models import (
     SCHEMA_VERSION,
     BackendResult,
     BaseEvidence,
+    CommitSha,
     Model,
     QuantizeEvidence,
     Release,
@@ -129,13 +130,27 @@ class Sibling(Model):
     measured: Examined
 
 
+class Republished(Model):
+    """`evidence/republished.json`: a metadata release: whose weights and figures these are, what is new."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    stage: Literal["republished"] = "republished"
+    key: str
+    base_revision: CommitSha
+    files: list[str]
+
+
 class Evidence(Build):
-    """`evidence.json`: the build, its upload, what was measured, the verdicts; published with the card."""
+    """`evidence.json`: the build, its upload, what was measured, the verdicts; published with the card.
+
+    `republished` is None but for a metadata release.
+    """
 
     upload: UploadEvidence
     measurement: MeasureEvidence
     gates: GatesEvidence
     siblings: list[Sibling]
+    republished: Republished | None = None
 
 
 def losses_csv(result: BackendResult) -> str:

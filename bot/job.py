@@ -36,6 +36,7 @@ class Job:
     config: Config
     card: Path
     restage: bool = False
+    collects: bool = True
 
 
 def load_recipe(name: str, overrides: dict[str, str]) -> Recipe:
@@ -105,16 +106,26 @@ def _pinned(recipe: Recipe, hub: Hub) -> tuple[Recipe, dict[str, str]]:
 
 
 def reopen(
-    key: str, hub: Hub, config: Config, work: Path, *, card: Path | None = None, restage: bool = False
+    key: str,
+    hub: Hub,
+    config: Config,
+    work: Path,
+    *,
+    card: Path | None = None,
+    restage: bool = False,
+    collects: bool = True,
 ) -> Job:
     """The job whose folder exists already, or, with the folder of its reviewed card, made from that.
+
+    `collects`: whether publishing also adds to the collection, for which a publisher's token has no right.
 
     Raises InputError when there is neither.
     """
     workspace = Workspace(work / naming.parse_key(key))
     if card is not None and not workspace.job.is_file():
         _adopt(workspace, key, read_json(card / "evidence.json", Evidence))
-    return replace(_job(workspace, hub, config), card=card or workspace.card, restage=restage)
+    made = _job(workspace, hub, config)
+    return replace(made, card=card or workspace.card, restage=restage, collects=collects)
 
 
 def _adopt(workspace: Workspace, key: str, found: Evidence) -> None:

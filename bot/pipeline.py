@@ -55,7 +55,7 @@ def run(job: Job, *, until: str | None = None) -> Summary:
     states: dict[str, str] = {}
     if "upload" in names:
         repo.refuse_rehearsal(job.release, job.hub)
-        if done := _done_elsewhere(job):
+        if done := done_elsewhere(job):
             return summary(job, dict.fromkeys(names, done))
     with job.workspace.locked():
         for name in names:
@@ -88,7 +88,7 @@ def _run_stage(job: Job, name: str) -> str:
     return state
 
 
-def _done_elsewhere(job: Job) -> str | None:
+def done_elsewhere(job: Job) -> str | None:
     """`staged` or `published` when the Hub holds this key and this folder did not make it.
 
     Such work is not done again: quantizing twice gives other bytes. Where the folder holds an audited

@@ -333,5 +333,14 @@ class GitHub:
             "issue", lambda: issue_of(self._repo.create_issue(title, body, labels=[label])), writes=True
         )
 
+    def start_workflow(self, name: str, inputs: dict[str, str]) -> None:
+        """Start a workflow of the default branch, by its file's name."""
+        branch = self.default_branch
+
+        def start() -> None:
+            self._repo.get_workflow(name).create_dispatch(branch, inputs, throw=True)
+
+        self._ask(f"workflow {name}", start, writes=True)
+
     def edit_issue(self, number: int, *, body: str) -> None:
         self._ask(f"issue {number}", lambda: self._repo.get_issue(number).edit(body=body), writes=True)

@@ -57,15 +57,16 @@ def publish(
     *,
     audit_passed: bool,
     hub: Hub,
-    collection: str,
+    collection: str | None,
     before: PublishEvidence | None = None,
     after_step: Callable[[str], None] = lambda step: None,
 ) -> PublishEvidence:
     """Make the release public, or find that it is.
 
-    `before` is the evidence of an earlier run that came through. `after_step` is called with the name of each
-    step that changed the Hub. Raises Refused when anything is not as it was reviewed, or when a published
-    repo was made private since; AuditFailed for evidence that does not pass.
+    `before` is the evidence of an earlier run that came through; a `collection` of None is left to `curate`.
+    `after_step` is called with the name of each step that changed the Hub. Raises Refused when anything is
+    not as it was reviewed, or when a published repo was made private since; AuditFailed for evidence that
+    does not pass.
     """
     refuse_rehearsal(release, hub)
     if not audit_passed:
@@ -92,7 +93,7 @@ def publish(
         hub.make_public(release.target_repo)
         after_step("public")
     slug, problem = (before and before.collection) or None, None
-    if slug is None:
+    if slug is None and collection is not None:
         slug, problem = _collect(release, hub, collection)
         after_step("collection")
     return PublishEvidence(

@@ -34,7 +34,7 @@ def upload(release: Release, files: dict[str, LocalFile], *, inputs_digest: str,
     existing = standing(release, hub)
     removed: list[str] = []
     if existing:
-        num, parent = existing.num, _parent(hub, release.target_repo, existing, main)
+        num, parent = existing.num, parent_of(hub, release.target_repo, existing, main)
     else:
         num, removed = _open(release, files, main, hub)
         parent = main.revision
@@ -100,7 +100,7 @@ def _ours(release: Release, hub: Hub) -> list[PullRequest]:
     return [pull for pull in pulls if pull.title.startswith(title) and pull.author == me]
 
 
-def _parent(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:
+def parent_of(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:
     """The commit of main that the pull request stands on: its oldest commit's parent."""
     if pull.status == "merged":
         return main.revision

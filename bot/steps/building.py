@@ -20,7 +20,7 @@ from bot.stages import quantize as quantizing
 from bot.stages import repair as repairing
 from bot.stages import upload as uploading
 from bot.steps.inputs import digest, is_published
-from bot.workspace import fingerprint
+from bot.workspace import Workspace, fingerprint
 
 
 def quantize(job: Job) -> bool:
@@ -141,7 +141,7 @@ def upload(job: Job) -> bool:
     audited = space.read("audit", AuditEvidence)
     _require_passed(audited)
     require_unchanged(job, audited)
-    inputs = digest("upload", audited.inputs_digest, space.read("quantize", QuantizeEvidence).inputs_digest)
+    inputs = upload_inputs(space)
     before = space.existing("upload", UploadEvidence)
     if job.restage:
         uploading.withdraw(job.release, job.hub)
@@ -155,6 +155,12 @@ def upload(job: Job) -> bool:
         space.evidence("upload"), uploading.upload(job.release, files, inputs_digest=inputs, hub=job.hub)
     )
     return True
+
+
+def upload_inputs(space: Workspace) -> str:
+    """What an upload depends on: the audited files, and how they were quantized."""
+    audited, quantized = space.read("audit", AuditEvidence), space.read("quantize", QuantizeEvidence)
+    return digest("upload", audited.inputs_digest, quantized.inputs_digest)
 
 
 def _build_files(job: Job, audited: AuditEvidence) -> dict[str, Path]:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from bot import siblings
 from bot.errors import Refused
-from bot.evidence import AuditEvidence, Evidence, GatesEvidence, MeasureEvidence, RepairEvidence
+from bot.evidence import (
+    AuditEvidence,
+    Evidence,
+    GatesEvidence,
+    MeasureEvidence,
+    RepairEvidence,
+    Republished,
+)
 from bot.job import Job, require_key
 from bot.models import PublishEvidence, QuantizeEvidence, UploadEvidence, write_json
 from bot.stages import card as carding
@@ -27,6 +34,7 @@ def evidence_of(job: Job) -> Evidence:
         repair=space.read("repair", RepairEvidence),
         audit=space.read("audit", AuditEvidence),
         upload=space.read("upload", UploadEvidence),
+        republished=space.existing("republished", Republished),
     )
 
 
@@ -51,7 +59,7 @@ def publish(job: Job) -> bool:
         files,
         audit_passed=reviewed.audit.report.passed,
         hub=job.hub,
-        collection=job.config.collection,
+        collection=job.config.collection if job.collects else None,
         before=before,
         after_step=changes.append,
     )

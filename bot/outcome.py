@@ -1,0 +1,118 @@
+"""How a job of a release's run ended, told to the run's last job, which alone may write it down.
+
+A job that runs third-party code has no token for the state. It leaves its failure as an output; the last job
+reads those of all others and records an attempt. What it reads is data: it came from such a job.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bot import attempts, lease, log
+from bot.errors import InputError, ReleaseBotError
+from bot.lease import Work
+from bot.models import Model
+from bot.state import Attempt, FailureClass, Lease, State, lease_path, load
+
+MAX_CHARS: Final = 1000
+JOBS: Final = ("build", "evaluate", "card")
+
+
+class Failure(Model):
+    """One line of JSON in a job's outputs."""
+
+    stage: Annotated[str, Field(pattern=r"^[a-z-]{1,40}$")]
+    failure_class: FailureClass
+    what: Annotated[str, Field(max_length=MAX_CHARS)]
+
+
+class JobResult(BaseModel):
+    """An entry of the workflow's `needs` context."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    result: str
+    outputs: dict[str, str] = {}
+
+
+class Finished(Model):
+    """`release-bot finish --json`."""
+
+    key: str
+    recorded: Failure | None
+    given_back: bool
+
+
+@contextmanager
+def told(stage: str) -> Iterator[None]:
+    """Leave what goes wrong inside as the step's output `failure`; it goes on to be raised."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as e:
+        what = e.what if isinstance(e, ReleaseBotError) else f"{type(e).__name__}: {e}"
+        shown = log.redact(log.printable(what)).replace("\n", " ")[:MAX_CHARS]
+        found = Failure(stage=stage, failure_class=attempts.failure_class(e), what=shown)
+        output(failure=found.model_dump_json())
+        raise
+
+
+def output(**values: str) -> None:
+    """Set outputs of a workflow's step. Raises ValueError for a value that could begin another one."""
+    if path := os.environ.get("GITHUB_OUTPUT"):
+        for name, value in values.items():
+            if "\n" in value or "\r" in value:
+                raise ValueError(f"output {name} has a line break")
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
+
+
+def read(text: str) -> dict[str, JobResult]:
+    """The `needs` context as JSON. Raises InputError."""
+    try:
+        return TypeAdapter(dict[str, JobResult]).validate_json(text)
+    except ValidationError as e:
+        raise InputError(f"NEEDS is not the needs of a job: {e.errors()[0]['msg']}") from e
+
+
+def failure_in(results: Mapping[str, JobResult]) -> Failure | None:
+    """The first job's that failed or was cancelled. One that left no word lost its runner."""
+    for name in JOBS:
+        job = results.get(name)
+        if job is None or job.result in ("success", "skipped"):
+            continue
+        try:
+            return Failure.model_validate_json(job.outputs.get("failure", ""))
+        except ValidationError:
+            what = f"the job {name} ended as {job.result} without a word: its runner was lost, or stopped"
+            return Failure(stage=name, failure_class="infrastructure", what=what)
+    return None
+
+
+def finish(
+    state: State, work: Work, results: Mapping[str, JobResult], *, holder: str, now: datetime
+) -> Finished:
+    """Record what failed, if anything did, and give the run's lease back."""
+    failure = failure_in(results)
+    if failure:
+        attempt = Attempt(
+            key=work.key,
+            base=work.base,
+            revision=work.revision,
+            recipe=work.recipe,
+            stage=failure.stage,
+            failure_class=failure.failure_class,
+            what=failure.what,
+            at=now,
+            run_url=work.run_url,
+            run_id=holder,
+        )
+        attempts.record(state, attempt)
+    found, _ = load(state, lease_path(work.key), Lease)
+    mine = found is not None and found.holder == holder and lease.release(state, found)
+    return Finished(key=work.key, recorded=failure, given_back=mine)

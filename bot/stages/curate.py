@@ -1,0 +1,98 @@
+"""Curate: what a public release owes to others: its place in the collection, and a word to its predecessor.
+
+The last step of a release, with a token of its own, since a publisher's token covers one repo. It may fail
+and be run again without anything being taken back. The predecessor's card gets `new_version` as a pull
+request; it is merged where the token may, and else waits there for a person.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from bot import naming
+from bot.edges.hub import Hub, translated
+from bot.errors import InputError, Refused
+from bot.models import SCHEMA_VERSION, Model, Release
+from bot.recipe import Recipe
+
+_VERSIONED = re.compile(r"(?P<family>[A-Za-z]+)(?P<version>\d+(?:\.\d+)*)(?P<rest>.*)", re.ASCII)
+TITLE = "Say that there is a new version"
+Told = Literal["none", "proposed", "merged", "unchanged"]
+
+
+class Curated(Model):
+    """`release-bot curate --json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    repo_id: str
+    collection: str
+    predecessor: str | None
+    new_version: Told
+
+
+def curate(release: Release, known: Iterable[str], *, hub: Hub, collection: str) -> Curated:
+    """Add the release's repo to the collection, and tell its predecessor among the `known` repos.
+
+    Raises Refused when the repo is not public: nothing points at what nobody can see.
+    """
+    repo_id = release.target_repo
+    if hub.state(repo_id).private:
+        raise Refused(f"{repo_id} is not public yet", where=hub.url(repo_id), fix="publish it first")
+    slug = hub.collect(collection, repo_id.split("/")[0], repo_id)
+    before = predecessor(repo_id, Recipe.model_validate(release.recipe).repo_suffix, known)
+    told: Told = "none" if before is None else _tell(hub, before, repo_id)
+    return Curated(repo_id=repo_id, collection=slug, predecessor=before, new_version=told)
+
+
+def predecessor(repo_id: str, suffix: str, known: Iterable[str]) -> str | None:
+    """The repo of the same recipe whose base has the same name but for an older version, the newest of them.
+
+    >>> predecessor("acme/Qwen3.6-27B-NVFP4", "NVFP4", ["acme/Qwen3.5-27B-NVFP4", "acme/Qwen3.5-9B-NVFP4"])
+    'acme/Qwen3.5-27B-NVFP4'
+    """
+    own = _parts(repo_id, suffix)
+    if own is None:
+        return None
+    found = [(parts[1], each) for each in known if (parts := _parts(each, suffix)) and parts[::2] == own[::2]]
+    older = [each for each in found if each[0] < own[1]]
+    return max(older)[1] if older else None
+
+
+def _parts(repo_id: str, suffix: str) -> tuple[str, tuple[int, ...], str] | None:
+    """Owner with family, version, and what follows it: `acme/Qwen`, (3, 6), `-27B`."""
+    owner, _, name = repo_id.partition("/")
+    base = name.removesuffix(f"-{suffix}")
+    match = _VERSIONED.fullmatch(base)
+    if base == name or match is None:
+        return None
+    version = tuple(int(each) for each in match["version"].split("."))
+    return f"{owner}/{match['family'].lower()}", version, match["rest"].lower()
+
+
+def _tell(hub: Hub, before: str, repo_id: str) -> Told:
+    """Bring `new_version` into the predecessor's card, by a pull request that stands already or a new one."""
+    from huggingface_hub import metadata_update
+
+    naming.parse_base(before)
+    if hub.state(before).card.get("new_version") == repo_id:
+        return "unchanged"
+    title = f"{TITLE}: {repo_id}"
+    standing = next((e for e in hub.pull_requests(before) if e.title == title and e.status == "open"), None)
+    if standing is None:
+        with translated(before):
+            metadata_update(
+                before,
+                {"new_version": repo_id},
+                overwrite=True,
+                token=str(hub.api.token),
+                commit_message=title,
+                create_pr=True,
+            )
+        standing = next(e for e in hub.pull_requests(before) if e.title == title and e.status == "open")
+    try:
+        hub.merge(before, standing.num, comment="By release-bot.")
+    except InputError:
+        return "proposed"  # the token may not: whoever may write there merges it
+    return "merged"
