@@ -24,7 +24,14 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GIT
     os.environ.pop(name, None)
 
 # Folders whose tests share what takes minutes to make; a longer path comes first.
-GROUPS = {"tests/e2e/test_quantize.py": "quantizers", "tests/e2e/": "demo", "tests/serving/": "engine"}
+GROUPS = {
+    "tests/e2e/test_quantize.py": "quantizers",
+    "tests/e2e/test_chain.py": "chain",
+    "tests/e2e/": "demo",
+    "tests/serving/": "engine",
+    "tests/github/": "github",
+    "tests/workflows/": "github",
+}
 
 
 class Groups(LoadScopeScheduling):
