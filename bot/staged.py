@@ -86,7 +86,7 @@ def _bring(job: Job, pull: PullRequest) -> dict[str, repo.LocalFile]:
 
 
 def _adopt(job: Job, arrived: Path) -> None:
-    """The build's evidence, which must be of this very key; the recipe's limits and prose may be newer here."""
+    """The build's evidence, which must be of this key; the recipe's limits and prose may be newer here."""
     built = read_json(arrived / BUILD, evidence.Build)
     require_key(built.release, job.release.key)
     if built.release.target_repo != job.release.target_repo or built.base.base != job.base.base:
