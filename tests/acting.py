@@ -10,10 +10,13 @@ tells its jobs and steps.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,8 +95,7 @@ class Checkout:
         secrets = home / "secrets"
         secrets.write_text("".join(f"{n}={v}\n" for n, v in self.secrets.items()), encoding="utf-8")
         command += ["--secret-file", str(secrets)]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        return _ran(done)
+        return _ran(_finished(command, self.folder))
 
     def commit(self, files: dict[str, bytes | None], message: str) -> tuple[str, str]:
         """Bring files into the checkout as a commit; the commits before and after."""
@@ -148,6 +150,20 @@ def clone(folder: Path, recipe: dict[str, Any]) -> None:
     git(folder, "remote", "add", "origin", "https://github.com/release-bot/releases.git")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "-m", "Begin")
+
+
+def _finished(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run act in a session of its own, so that nothing of it outlives a test that is stopped."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        stdout, stderr = child.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        child.wait()
+        raise
+    return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
 def _ran(done: subprocess.CompletedProcess[str]) -> Ran:

@@ -124,6 +124,25 @@ class Chain:
         return self.checkout.run("commands.yml", "issue_comment", event)
 
 
+    def tick_box(self, who: str, box: str) -> Ran:
+        """Somebody ticks a box of the dashboard."""
+        (board,) = self.github.client(who).issues(label="release-bot-dashboard")
+        before = f"{board.body}\n  - [ ] <!-- {box} -->"
+        issue = {
+            "number": board.number,
+            "updated_at": "2026-11-21T12:00:00Z",
+            "body": before.replace("[ ]", "[x]"),
+            "labels": [{"name": "release-bot-dashboard"}],
+        }
+        event = {
+            "action": "edited",
+            "issue": issue,
+            "changes": {"body": {"from": before}},
+            "sender": {"login": who, "type": "User"},
+        }
+        return self.checkout.run("commands.yml", "issues", event)
+
+
 @contextmanager
 def running(folder: Path, home: Path, *, publishers: list[str]) -> Iterator[Chain]:
     """All of it below `folder`; `home` is where the bot keeps environments and measurements."""

@@ -8,7 +8,9 @@ request; it is merged where the token may, and else waits there for a person.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from bot import naming
@@ -73,26 +75,30 @@ def _parts(repo_id: str, suffix: str) -> tuple[str, tuple[int, ...], str] | None
 
 def _tell(hub: Hub, before: str, repo_id: str) -> Told:
     """Bring `new_version` into the predecessor's card, by a pull request that stands already or a new one."""
-    from huggingface_hub import metadata_update
-
     naming.parse_base(before)
     if hub.state(before).card.get("new_version") == repo_id:
         return "unchanged"
     title = f"{TITLE}: {repo_id}"
     standing = next((e for e in hub.pull_requests(before) if e.title == title and e.status == "open"), None)
     if standing is None:
-        with translated(before):
-            metadata_update(
-                before,
-                {"new_version": repo_id},
-                overwrite=True,
-                token=str(hub.api.token),
-                commit_message=title,
-                create_pr=True,
-            )
+        _propose(hub, before, repo_id, title)
         standing = next(e for e in hub.pull_requests(before) if e.title == title and e.status == "open")
     try:
         hub.merge(before, standing.num, comment="By release-bot.")
     except InputError:
         return "proposed"  # the token may not: whoever may write there merges it
     return "merged"
+
+
+def _propose(hub: Hub, before: str, repo_id: str, title: str) -> None:
+    """A pull request that adds the one line to the predecessor's card."""
+    from huggingface_hub import ModelCard
+
+    main = hub.head(before)
+    with tempfile.TemporaryDirectory() as folder:
+        with translated(f"{before} README.md"):
+            path = Path(hub.api.hf_hub_download(before, "README.md", revision=main, local_dir=folder))
+            card = ModelCard(path.read_text(encoding="utf-8"))
+        card.data["new_version"] = repo_id
+        path.write_text(str(card), encoding="utf-8")
+        hub.commit(before, title=title, add={"README.md": path}, parent=main, create_pr=True)

@@ -42,6 +42,7 @@ tokens:
   - {{token: hf_gpu, user: alice, name: gpu job, scopes: [contribute], repos: ["acme/release"]}}
   - {{token: hf_publish, user: alice, name: publish, scopes: [write], repos: ["acme/release"]}}
   - {{token: hf_shelf, user: alice, name: shelf, scopes: [collections]}}
+  - {{token: hf_shelf_proposes, user: alice, name: curator, scopes: [collections, contribute]}}
 """
 
 

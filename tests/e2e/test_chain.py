@@ -21,7 +21,7 @@ from huggingface_hub import CommitOperationAdd
 
 from bot.demo import rehearsal
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 
 BASE = rehearsal.BASE
 NEXT_BASE = "Qwen/Qwen3.6-tiny"

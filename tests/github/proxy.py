@@ -11,7 +11,8 @@
 - `PUT /repos/…/pulls/{number}/merge`: emulate puts the branch's first tree onto the base's first commit, and
   loses what came to either since; here the changes of the branch are put onto the base as it is now.
 - `POST /repos/…/pulls`: emulate opens a second pull request from one branch, GitHub answers 422.
-- `POST /repos/…/dispatches`: 404 there; here 204, and the event is kept in `dispatched`.
+- `POST /repos/…/dispatches`, `POST /repos/…/actions/workflows/{file}/dispatches`: 404 there; here 204, and
+  what was sent is kept in `dispatched`.
 
 Everything else goes to emulate as it is. `fail` makes the next requests that match fail as GitHub or a
 network does.
@@ -287,7 +288,7 @@ ROUTES = (
     ("PATCH", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls/\d+", pulls),
     ("PUT", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls/(?P<number>\d+)/merge", merge_pull),
     ("POST", r"/repos/(?P<repo>[^/]+/[^/]+)/pulls", open_pull),
-    ("POST", r"/repos/(?P<repo>[^/]+/[^/]+)/dispatches", dispatch),
+    ("POST", r"/repos/(?P<repo>[^/]+/[^/]+)(/actions/workflows/[\w.-]+)?/dispatches", dispatch),
 )
 
 

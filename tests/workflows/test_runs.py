@@ -55,7 +55,7 @@ def test_a_lost_runner_is_recorded_gives_its_lease_back_and_is_tried_later(chain
     (attempt,) = document(chain, path)["attempts"]
     assert (attempt["failure_class"], attempt["recipe"]) == ("infrastructure", RECIPE)
     assert not any(each.startswith("leases/") for each in chain.documents())
-    later = chain.tick()
+    later = chain.tick(has_gpu=False)
     assert later.jobs == {"plan": "success", "dashboard": "success"}
     assert "tried 1×" in later.log
 
@@ -108,6 +108,16 @@ def test_only_people_with_write_access_command(
     assert (decision["kind"], decision["who"], decision["why"]) == ("skip", "ann", "it waits for its base")
 
 
+def test_a_ticked_box_starts_publishing(chain: Chain):
+    chain.tick(has_gpu=False)
+    key = "0123456789abcdef"
+    assert chain.tick_box("eve", f"approve:{key}").results("dashboard")["Do what was ticked"] == "success"
+    assert chain.github.proxy.dispatched == []
+    ran = chain.tick_box("ann", f"approve:{key}")
+    assert ran.results("dashboard")["Publish what was approved"] == "success"
+    assert chain.github.proxy.dispatched == [{"ref": "main", "inputs": {"key": key}}]
+
+
 def test_a_push_that_no_merged_pull_request_brought_publishes_nothing(
     chain: Chain, offered: tuple[Carded, Any]
 ):
@@ -121,10 +131,10 @@ def test_the_kill_switch_stops_everything(chain: Chain):
     state = chain.state()
     state.write("paused.json", json.dumps(paused), version=None)
     before = chain.documents()
-    ran = chain.tick()
+    ran = chain.tick(has_gpu=False)
     assert ran.jobs["plan"] == "success"
     assert "prepare" not in ran.jobs
-    assert chain.by_hand(BASE).jobs == {"prepare": "failure"}
+    assert chain.by_hand(BASE, has_gpu=False).jobs == {"prepare": "failure"}
     assert chain.documents() == before
     found = state.read("paused.json")
     assert found is not None
