@@ -82,20 +82,44 @@ def test_a_conflict_over_another_document_is_tried_again(emulated: Emulated, sta
     assert state.read("a.json") is None
 
 
-def test_a_conflict_without_end_is_told(emulated: Emulated, state: BranchState):
+def test_a_conflict_without_end_is_the_infrastructure_s(emulated: Emulated, state: BranchState):
+    """The document is as it was read: nobody won, and whoever asks may come again."""
     state.write("a.json", "1", version=None)
     emulated.proxy.fail("PUT", "/contents/a.json$", 409, times=99)
-    with pytest.raises(Refused, match="409"):
+    with pytest.raises(InfrastructureError, match="could not be written") as told:
         state.write("a.json", "2", version=state.read("a.json").version)
+    assert "409" in told.value.why
+    emulated.proxy.fail("DELETE", "/contents/a.json$", 422, times=99)
+    with pytest.raises(InfrastructureError, match="could not be written"):
+        state.delete("a.json", state.read("a.json").version)
 
 
 def test_a_write_whose_answer_was_lost_counts(emulated: Emulated, state: BranchState):
     state.write("x.json", "{}", version=None)
     emulated.proxy.fail("PUT", "/contents/a.json$", 0, after=True)
     state.write("a.json", "mine", version=None)
-    emulated.proxy.fail("PUT", "/contents/b.json$", 0)
-    with pytest.raises(InfrastructureError):
+    emulated.proxy.fail("DELETE", "/contents/a.json$", 0, after=True)
+    state.delete("a.json", blob_id(b"mine"))
+    assert state.list("") == ["x.json"]
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+def test_what_github_failed_over_is_tried_again(emulated: Emulated, state: BranchState, status: int):
+    state.write("x.json", "{}", version=None)
+    emulated.proxy.fail("PUT", "/contents/b.json$", status, times=2)
+    state.write("b.json", "mine", version=None)
+    emulated.proxy.fail("DELETE", "/contents/b.json$", status, times=2)
+    state.delete("b.json", state.read("b.json").version)
+    assert state.list("") == ["x.json"]
+
+
+def test_a_github_that_is_away_is_told_soon(emulated: Emulated, state: BranchState):
+    state.write("x.json", "{}", version=None)
+    emulated.proxy.fail("PUT", "/contents/b.json$", 503, times=99)
+    emulated.proxy.asked.clear()
+    with pytest.raises(InfrastructureError, match="503"):
         state.write("b.json", "mine", version=None)
+    assert sum(each.startswith("PUT") for each in emulated.proxy.asked) == 3
 
 
 def test_a_snapshot_reads_thousands_in_two_requests(emulated: Emulated, state: BranchState):
