@@ -21,7 +21,8 @@ import io
 import random
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from bot.edges.github import GitHub
@@ -129,7 +130,8 @@ class Snapshot:
 
     def write(self, path: str, text: str, *, version: str | None) -> None:
         """Write over exactly `version`. Raises Refused when somebody was faster."""
-        self._state.write(path, text, version=version)
+        with self._fresh_after_a_race(path):
+            self._state.write(path, text, version=version)
         self._documents[path] = text
 
     def list(self, prefix: str) -> list[str]:
@@ -137,8 +139,22 @@ class Snapshot:
 
     def delete(self, path: str, version: str) -> None:
         """Delete exactly `version`. Raises Refused when somebody was faster."""
-        self._state.delete(path, version)
+        with self._fresh_after_a_race(path):
+            self._state.delete(path, version)
         self._documents.pop(path, None)
+
+    @contextmanager
+    def _fresh_after_a_race(self, path: str) -> Iterator[None]:
+        """Whoever lost a race reads again, and must then see who won it."""
+        try:
+            yield
+        except Refused:
+            found = self._state.read(path)
+            if found is None:
+                self._documents.pop(path, None)
+            else:
+                self._documents[path] = found.text
+            raise
 
 
 def blob_id(data: bytes) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from emulated import Emulated
 
+from bot import attempts
 from bot.edges.state_branch import BranchState, blob_id
 from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
-from bot.state import refuse_paused
+from bot.state import Attempt, Attempts, attempts_path, load, refuse_paused
+
+KEY = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -148,6 +152,26 @@ def test_what_a_snapshot_writes_is_on_the_branch_and_in_it(state: BranchState):
     again.delete("a.json", again.read("a.json").version)
     assert again.read("a.json") is None
     assert state.read("a.json") is None
+
+
+def test_whoever_lost_a_race_over_a_snapshot_sees_who_won(state: BranchState):
+    """Loops that write what they read, and again after a lost race, would else lose every time."""
+    state.write(attempts_path(KEY), Attempts(key=KEY, attempts=[]).model_dump_json(), version=None)
+    behind, other = state.snapshot(), state.snapshot()
+    attempts.record(other, attempt("2"))
+    attempts.record(behind, attempt("3"))
+    found, _ = load(state, attempts_path(KEY), Attempts)
+    assert [each.run_id for each in found.attempts] == ["2", "3"]
+    state.delete(attempts_path(KEY), state.read(attempts_path(KEY)).version)
+    attempts.record(behind, attempt("4"))
+    assert [each.run_id for each in load(state, attempts_path(KEY), Attempts)[0].attempts] == ["4"]
+
+
+def attempt(run_id: str) -> Attempt:
+    return Attempt(
+        key=KEY, base="Qwen/x", revision="a" * 40, recipe="nvfp4", stage="build", what="x", run_url="",
+        failure_class="infrastructure", at=datetime(2026, 11, 21, tzinfo=UTC), run_id=run_id,
+    )  # fmt: skip
 
 
 def test_the_kill_switch_is_a_file_on_the_branch(emulated: Emulated, state: BranchState):
