@@ -330,6 +330,20 @@ def test_only_a_merged_card_is_published(github: GitHub, state: BranchState, hub
     assert why == f"plots/extra.png changed after pull request {pull.number} was merged"
 
 
+def test_a_card_that_somebody_else_opened_is_not_published(
+    emulated: Emulated, github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    one = carded(tmp_path, evidence_of())
+    root = tmp_path / "checkout"
+    changed = checkout(root, one)
+    pull = opened(emulated.client("ann"), state, one, hub)
+    github._repo.get_pull(pull.number).merge(merge_method="squash")
+    (why,) = merged.publishable(github, state, root, changed).passed_over.values()
+    assert why == f"pull request {pull.number} was opened by ann, not by release-bot"
+    github.login = ""
+    assert len(merged.publishable(github, state, root, changed).releases) == 1
+
+
 def test_an_override_that_nobody_commanded_is_not_published(
     github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
 ):
