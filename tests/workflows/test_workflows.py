@@ -95,6 +95,13 @@ def test_publishing_is_of_the_default_branch_in_its_environment(workflows: Workf
     assert with_secret == with_tokens
 
 
+def test_where_the_app_s_token_writes_the_workflow_s_only_reads(jobs: Jobs):
+    with_app = [at for at, job in jobs.items() if "create-github-app-token@" in json.dumps(job)]
+    assert with_app == [("commands.yml", "comment"), ("release.yml", "card")]
+    assert [jobs[at]["permissions"] for at in with_app] == [{"contents": "read"}] * 2
+    assert not any("github.token" in json.dumps(jobs[at]) for at in with_app)
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
