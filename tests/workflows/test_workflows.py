@@ -102,6 +102,14 @@ def test_where_the_app_s_token_writes_the_workflow_s_only_reads(jobs: Jobs):
     assert not any("github.token" in json.dumps(jobs[at]) for at in with_app)
 
 
+def test_the_fallback_is_the_one_that_the_docs_tell_of(jobs: Jobs):
+    told = (ROOT / "docs" / "identities.md").read_text().partition("**The fallback**")[2].partition("\n\n")[0]
+    step = next(s for s in jobs["publish.yml", "publish"]["steps"] if "HF_OIDC_RESOURCE" in s.get("env", {}))
+    used = set(re.findall(r"(?:secrets|vars)\.(HUB_\w+)", json.dumps(step["env"])))
+    assert used == set(re.findall(r"`(HUB_\w+)`", told))
+    assert "HUB_PUBLISH_TOKEN" in (ROOT / "bot" / "edges" / "hub.py").read_text()
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
