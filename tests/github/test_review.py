@@ -122,6 +122,34 @@ def test_the_verdict_of_another_commit_is_not_this_ones(
     assert comments(github, pull) == []
 
 
+def test_a_pull_request_that_is_no_card_s_is_left_alone(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """A person's change of a card's prose on another branch is none of the comment's business."""
+    branch = "mend-a-card"
+    github.commit(branch, {"y": b"1"}, message="m", parent=github.head("main"), on=None)
+    pull = github.open_pull(branch=branch, base="main", title="x", body="")
+    file = verdict(tmp_path / "v.json")
+    found = comment.comment(github, state, hub, head_sha=pull.head_sha, branch=branch, verdict_file=file)
+    assert found.state == "no_pull_request"
+    assert (comments(github, pull), github.pull(pull.number).labels) == ([], ())
+
+
+def test_a_check_that_left_no_verdict_is_told(github: GitHub, state: BranchState, hub: Hub, tmp_path: Path):
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    options = {"head_sha": pull.head_sha, "branch": one.branch}
+    file = verdict(tmp_path / "v.json", folder=one.folder)
+    assert comment.comment(github, state, hub, **options, verdict_file=file).passed
+    found = comment.comment(github, state, hub, **options, verdict_file=tmp_path / "none.json")
+    assert (found.passed, found.state) == (False, "updated")
+    (text,) = comments(github, pull)
+    assert "### Card: does not hold" in text
+    assert "the check left no verdict that can be read" in text
+    assert "no card was found" not in text
+    assert labels.PROBLEMS in github.pull(pull.number).labels
+
+
 def test_a_hostile_verdict_is_text(github: GitHub, state: BranchState, hub: Hub, tmp_path: Path):
     one = staged(tmp_path, hub)
     pull = opened(github, state, one, hub)
