@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from bot.edges.hub import Hub
 from bot.edges.state_branch import BranchState
 from bot.errors import InfrastructureError, InputError, Refused
 from bot.models import write_json
-from bot.review import check, commanding, comment, decisions, labels, merged
+from bot.review import check, closed, commanding, comment, decisions, labels, merged
 from bot.review.pull import bring, of_release
 from bot.review.refuse import refuse
 from bot.state import Decisions, decisions_path, load
@@ -175,8 +175,10 @@ def test_a_verdict_that_is_none_is_refused(tmp_path: Path, content: str):
 # ── commands ───────────────────────────────────────────────────────────────────────────────
 
 
-def said(pull: Pull, text: str, who: str = "ann", *, by_bot: bool = False) -> commanding.Said:
-    return commanding.Said(number=pull.number, who=who, text=text, at=AT, by_bot=by_bot)
+def said(
+    pull: Pull, text: str, who: str = "ann", *, by_bot: bool = False, at: datetime = AT
+) -> commanding.Said:
+    return commanding.Said(number=pull.number, who=who, text=text, at=at, by_bot=by_bot)
 
 
 def test_an_override_reaches_card_labels_and_records(
@@ -301,6 +303,36 @@ def test_closing_refuses_the_release_and_its_weights(
     again = refuse(github, state, hub, number=pull.number, who="ann", at=AT)
     assert (again.recorded, again.hub) == (False, "it is closed already")
     assert decided(state, one.key) == [("refuse", "ann")]
+
+
+def test_a_refusal_is_of_the_moment_of_closing_however_often_it_is_told(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """A check that ends after the closing, and a run that somebody starts again, tell it too."""
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    github.close_pull(pull.number)
+    pull = github.pull(pull.number)
+    assert pull.closed_at is not None
+
+    def followed(who: str, *, minutes: int, attempt: int = 1) -> None:
+        at = (pull.closed_at + timedelta(minutes=minutes)).isoformat()
+        run = {"head_sha": pull.head_sha, "head_branch": one.branch, "actor": {"login": who}}
+        found = closed.Run.model_validate({**run, "created_at": at, "run_attempt": attempt})
+        assert closed.closed(github, state, hub, found).key == one.key
+
+    followed("eve", minutes=-3)
+    assert decided(state, one.key) == [("refuse", "unknown")]
+    followed("ann", minutes=0)
+    assert decided(state, one.key) == [("refuse", "ann")]
+    again = said(pull, "/retry", at=pull.closed_at + timedelta(minutes=1))
+    assert commanding.obey(github, state, again, hub_url=hub.endpoint).done
+    followed("eve", minutes=-3)
+    followed("eve", minutes=9, attempt=2)
+    assert decided(state, one.key) == [("refuse", "ann"), ("retry", "ann")]
+    found, _ = load(state, decisions_path(one.key), Decisions)
+    assert found.decisions[0].at == pull.closed_at
+    assert decisions.newest(state, one.key) == "retry"
 
 
 def test_a_refusal_is_recorded_before_the_hub_is_asked(github: GitHub, state: BranchState, tmp_path: Path):
