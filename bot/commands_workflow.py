@@ -51,6 +51,9 @@ def add_parsers(command: Command) -> None:
     built.add_argument(
         "--predecessor", default="", metavar="KEY", help="a metadata release: keep the weights of this one"
     )
+    built.add_argument(
+        "--restage", action="store_true", help="a person refused what is staged and said retry: stage it anew"
+    )
     for each in (built, evaluated):
         each.add_argument(
             "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
@@ -94,7 +97,8 @@ def prepare(arguments: argparse.Namespace) -> int:
         now=datetime.now(UTC),
         dry_run=arguments.dry_run,
     )
-    outcome.output(proceed=json.dumps(found.proceed), **(_told_of(found.entry) if found.entry else {}))
+    told_too = {"proceed": json.dumps(found.proceed), "restage": json.dumps(found.restage)}
+    outcome.output(**told_too, **(_told_of(found.entry) if found.entry else {}))
     rows = [(arguments.base, arguments.recipe, found.code, found.why)]
     if found.entry:
         each = found.entry
@@ -128,14 +132,18 @@ def build(arguments: argparse.Namespace) -> int:
 
     with told("build"):
         made = _job(arguments)
+        if arguments.restage:
+            made = pipeline.afresh(made)
+        done = None if arguments.predecessor else pipeline.done_elsewhere(made)
     if arguments.predecessor:
         with told("metadata"):
             metadata.build(made, arguments.predecessor)
-    elif pipeline.done_elsewhere(made) is None:
+    elif done is None:
         for stage in BUILD:
             with told(stage):
                 pipeline.run_one(made, stage)
-        staged.keep(made)
+        with told("upload"):
+            staged.keep(made)
     return _summary(arguments, made)
 
 

@@ -22,6 +22,7 @@ from bot.lease import Work
 from bot.ledger import CardPull
 from bot.models import SCHEMA_VERSION, Model
 from bot.plan import PlanEntry, Skip
+from bot.review import decisions
 from bot.state import Seen, State, Step, Tracked, load, seen_path
 from bot.watch import Watched
 from bot.watching import rules
@@ -31,13 +32,17 @@ QUIET: Final = ("published", "in_review", "building", "queued", "waiting_for_pub
 
 
 class Prepared(Model):
-    """`release-bot prepare --json`: what the run's other jobs are told; `code` says why it stops here."""
+    """`release-bot prepare --json`: what the run's other jobs are told; `code` says why it stops here.
+
+    `restage`: what is staged was refused, and a person said retry since.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     proceed: bool
     code: str
     why: str
     entry: PlanEntry | None
+    restage: bool = False
 
     @property
     def is_quiet(self) -> bool:
@@ -84,7 +89,22 @@ def prepare(
     except Refused as e:
         return Prepared(proceed=False, code="lost_race", why=e.what, entry=None)
     hub.create_private(found.target_repo)
-    return Prepared(proceed=True, code="due", why=found.why, entry=found)
+    restage = _is_to_restage(found, hub, state)
+    return Prepared(proceed=True, code="due", why=found.why, entry=found, restage=restage)
+
+
+def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:
+    """Whether weights of this release were refused on the Hub, and a person said retry since.
+
+    By the title alone, since the account of the jobs that build is another one; `build` looks at its own.
+    """
+    if decisions.newest(state, entry.key) != "retry":
+        return False
+    title = f"Release {entry.key}:"
+    return any(
+        each.status == "closed" and each.title.startswith(title)
+        for each in hub.pull_requests(entry.target_repo)
+    )
 
 
 def _ttl(entry: PlanEntry) -> timedelta:

@@ -54,6 +54,8 @@ def build(job: Job, predecessor: str) -> bool:
     repo.refuse_rehearsal(job.release, hub)
     main = hub.state(target)
     before = _published(hub, target, main, naming.parse_key(predecessor))
+    if job.restage:
+        uploading.withdraw(job.release, hub)
     pull = uploading.standing(job.release, hub)
     if pull is None:
         pull = _stage(job, before, main)

@@ -110,6 +110,17 @@ def test_the_fallback_is_the_one_that_the_docs_tell_of(jobs: Jobs):
     assert "HUB_PUBLISH_TOKEN" in (ROOT / "bot" / "edges" / "hub.py").read_text()
 
 
+def test_what_prepare_tells_the_jobs_after_it_reaches_them(jobs: Jobs):
+    told = jobs["release.yml", "prepare"]["outputs"]
+    (build,) = [s for s in jobs["release.yml", "build"]["steps"] if s.get("id") == "build"]
+    assert told["restage"] == "${{ steps.prepare.outputs.restage }}"
+    assert "needs.prepare.outputs.restage == 'true' && '--restage'" in build["env"]["RESTAGE"]
+    assert '${RESTAGE:+"$RESTAGE"}' in build["run"]
+    used = {n for (f, _), j in jobs.items() if f == "release.yml"
+            for n in re.findall(r"needs\.prepare\.outputs\.(\w+)", json.dumps(j))}  # fmt: skip
+    assert used <= told.keys()
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
