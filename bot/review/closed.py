@@ -3,8 +3,8 @@
 The event of the closing itself belongs to the pull request, where no job may hold a secret. So the check's
 workflow runs on closing too, and the run that follows on it, from the default branch, comes here. So does one
 that follows on a check which ended after the closing, or on a run that somebody started again: the refusal is
-dated by the pull request itself, so that it is one however often it is told, and stands before a `/retry` that
-came after it; and who refused is known only of the first run that began once it was closed.
+dated by the pull request itself, so that it is one however often it is told, and stands before a `/retry` of
+later; and who refused is known only of the first run that began once it was closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from bot.review import decisions, events
 from bot.review.layout import key_of
 from bot.review.refuse import Refusal, refuse
 from bot.state import State
-
 
 CLOCKS: Final = timedelta(seconds=5)  # GitHub's own: the run is made right after the closing
 
