@@ -81,22 +81,25 @@ def prepare(arguments: argparse.Namespace) -> int:
     from bot.lease import Work
     from bot.worklog import run_id, run_url
 
-    settings = config.load()
-    hub = _hub(settings)
-    state, cards = open_state(settings, arguments.state)
-    found = preparing.prepare(
-        arguments.base,
-        arguments.recipe,
-        settings=settings,
-        hub=hub,
-        state=state,
-        runners=fleet.load(),
-        cards=cards,
-        work=Work(key=run_id(), base="", revision="", recipe="", run_url=run_url()),
-        key=arguments.key,
-        now=datetime.now(UTC),
-        dry_run=arguments.dry_run,
-    )
+    with outcome.told("prepare"):
+        settings = config.load()
+        hub = _hub(settings)
+        state, cards = open_state(settings, arguments.state)
+        found = preparing.prepare(
+            arguments.base,
+            arguments.recipe,
+            settings=settings,
+            hub=hub,
+            state=state,
+            runners=fleet.load(),
+            cards=cards,
+            work=Work(key=run_id(), base="", revision="", recipe="", run_url=run_url()),
+            key=arguments.key,
+            now=datetime.now(UTC),
+            dry_run=arguments.dry_run,
+        )
+        if arguments.key and not found.proceed and not arguments.dry_run:
+            preparing.leave_queue(state, arguments.key, run=run_id())
     told_too = {"proceed": json.dumps(found.proceed), "restage": json.dumps(found.restage)}
     outcome.output(**told_too, **(_told_of(found.entry) if found.entry else {}))
     rows = [(arguments.base, arguments.recipe, found.code, found.why)]
@@ -191,15 +194,22 @@ def _summary(arguments: argparse.Namespace, made: Job) -> int:
 
 
 def finish(arguments: argparse.Namespace) -> int:
-    """`release-bot finish`: NEEDS holds the results of the run's other jobs."""
+    """`release-bot finish`: NEEDS holds the results of the run's other jobs.
+
+    By hand there is no key before `prepare` told it: then the lease that the run holds, if any, tells.
+    """
     from bot import config, outcome
     from bot.commands_watching import open_state
-    from bot.worklog import run_id
+    from bot.worklog import run_id, run_url
 
     settings = config.load()
     results = outcome.read(os.environ.get("NEEDS", ""))
     state, _ = open_state(settings, arguments.state)
-    found = outcome.finish(state, _work(arguments), results, holder=run_id(), now=datetime.now(UTC))
+    work = _work(arguments) if arguments.key else outcome.held_by(state, run_id(), run_url())
+    if work is None:
+        log.info("it ended before it was known which release it is of: nothing to record")
+        return 0
+    found = outcome.finish(state, work, results, holder=run_id(), now=datetime.now(UTC))
     failure = found.recorded
     text = "every job came through"
     if failure:

@@ -21,7 +21,7 @@ from bot.models import Model
 from bot.state import Attempt, FailureClass, Lease, State, lease_path, load
 
 MAX_CHARS: Final = 1000
-JOBS: Final = ("build", "evaluate", "card")
+JOBS: Final = ("prepare", "build", "evaluate", "card")
 
 
 class Failure(Model):
@@ -81,16 +81,35 @@ def read(text: str) -> dict[str, JobResult]:
 
 
 def failure_in(results: Mapping[str, JobResult]) -> Failure | None:
-    """The first job's that failed or was cancelled. One that left no word lost its runner."""
+    """The first job's that failed or was cancelled. One that left no word lost its runner.
+
+    A `prepare` that says that the release is not due ends as a failure where only a person can mend that;
+    nothing was tried.
+    """
     for name in JOBS:
         job = results.get(name)
-        if job is None or job.result in ("success", "skipped"):
+        if job is None or job.result in ("success", "skipped") or job.outputs.get("proceed") == "false":
             continue
         try:
             return Failure.model_validate_json(job.outputs.get("failure", ""))
         except ValidationError:
             what = f"the job {name} ended as {job.result} without a word: its runner was lost, or stopped"
             return Failure(stage=name, failure_class="infrastructure", what=what)
+    return None
+
+
+def held_by(state: State, holder: str, run_url: str) -> Work | None:
+    """What the run `holder` holds the lease on; None for nothing, as when it ended before it took one."""
+    for path in state.list("leases/"):
+        found, _ = load(state, path, Lease)
+        if found and found.holder == holder:
+            return Work(
+                key=found.key,
+                base=found.base,
+                revision=found.revision,
+                recipe=found.recipe,
+                run_url=run_url,
+            )
     return None
 
 

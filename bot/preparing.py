@@ -11,24 +11,26 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from bot import changes, lease, naming, recipe
+from bot import changes, lease, log, naming, recipe
 from bot.commands_watching import QUEUE_TTL, tick
 from bot.config import Config
 from bot.edges import listing
 from bot.edges.hub import Hub
-from bot.errors import InputError, Refused
+from bot.errors import InfrastructureError, InputError, Refused
 from bot.fleet import Fleet
 from bot.lease import Work
 from bot.ledger import CardPull
 from bot.models import SCHEMA_VERSION, Model
 from bot.plan import PlanEntry, Skip
 from bot.review import decisions
-from bot.state import Seen, State, Step, Tracked, load, seen_path
+from bot.state import Queued, Seen, State, Step, Tracked, load, queued_path, save, seen_path
 from bot.watch import Watched
 from bot.watching import rules
 
 # What needs no person: the release is there, or somebody is at it.
 QUIET: Final = ("published", "in_review", "building", "queued", "waiting_for_publisher", "lost_race")
+
+MAX_RACES: Final = 16
 
 
 class Prepared(Model):
@@ -85,12 +87,36 @@ def prepare(
         key=found.key, base=found.base, revision=found.revision, recipe=recipe_name, run_url=work.run_url
     )
     try:
-        lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
+        held = lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
     except Refused as e:
         return Prepared(proceed=False, code="lost_race", why=e.what, entry=None)
-    hub.create_private(found.target_repo)
-    restage = _is_to_restage(found, hub, state)
+    try:
+        hub.create_private(found.target_repo)
+        restage = _is_to_restage(found, hub, state)
+    except BaseException:  # the next jobs will not run, and the lease lasts as long as they might
+        lease.release(state, held)
+        raise
     return Prepared(proceed=True, code="due", why=found.why, entry=found, restage=restage)
+
+
+def leave_queue(state: State, key: str, *, run: str) -> None:
+    """Take `key` out of its run's queue: nothing of it is under way there, and the next tick may plan it.
+
+    Many jobs of a run may do so at once. That it cannot be done hides nothing: a queue's time runs out.
+    """
+    path = queued_path(run)
+    for _ in range(MAX_RACES):
+        try:
+            found, version = load(state, path, Queued)
+            if found is None or key not in found.keys:
+                return
+            left = [each for each in found.keys if each != key]
+            save(state, path, found.model_copy(update={"keys": left}), version=version)
+        except Refused:
+            continue
+        except (InfrastructureError, InputError) as e:
+            log.warning(f"{key} was not taken out of {path}: {e.what}")
+        return
 
 
 def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:

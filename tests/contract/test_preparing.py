@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,14 +18,14 @@ from bot import recipe as recipes
 from bot.config import Config
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
-from bot.errors import Refused, ReleaseBotError
+from bot.errors import InfrastructureError, Refused, ReleaseBotError
 from bot.job import Job
 from bot.lease import Work
 from bot.models import Base, write_json
 from bot.preparing import Prepared
 from bot.review import decisions
 from bot.stages import upload
-from bot.state import Decision, lease_path
+from bot.state import Decision, Queued, lease_path, load, queued_path, save
 from bot.steps import metadata
 
 pytestmark = pytest.mark.contract
@@ -173,3 +174,37 @@ def test_a_metadata_release_is_staged_anew_too(hub: Hub, tmp_path: Path):
     assert "was refused" not in ended.value.what
     (pull,) = hub.pull_requests(made.release.target_repo)
     assert pull.title.startswith("Superseded: ")
+
+
+# ── what stops it ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_hub_that_fails_after_the_lease_was_taken_gives_it_back(
+    hub: Hub, state: FolderState, monkeypatch: pytest.MonkeyPatch
+):
+    """It would keep everybody else away for as long as the jobs might have lasted."""
+
+    def away(repo_id: str) -> None:
+        assert state.list("leases/") != []
+        raise InfrastructureError("the Hub failed (503)")
+
+    monkeypatch.setattr(hub, "create_private", away)
+    with pytest.raises(InfrastructureError):
+        prepare(hub, state)
+    assert state.list("leases/") == []
+
+
+def test_a_key_that_is_not_made_leaves_its_queue(state: FolderState):
+    one, other = "1" * 16, "2" * 16
+    queue = Queued(run_id="7", keys=[one, other], at=NOW, expires_at=NOW + timedelta(days=1))
+    save(state, queued_path("7"), queue, version=None)
+    for _ in range(2):
+        preparing.leave_queue(state, one, run="7")
+        assert load(state, queued_path("7"), Queued)[0].keys == [other]
+    preparing.leave_queue(state, other, run="8")
+    with ThreadPoolExecutor(6) as pool:
+        many = [f"{num:016x}" for num in range(12)]
+        found, version = load(state, queued_path("7"), Queued)
+        save(state, queued_path("7"), found.model_copy(update={"keys": many}), version=version)
+        list(pool.map(lambda key: preparing.leave_queue(state, key, run="7"), many[1:]))
+    assert load(state, queued_path("7"), Queued)[0].keys == many[:1]

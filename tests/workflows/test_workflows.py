@@ -13,7 +13,7 @@ import pytest
 import yaml
 from workflowfiles import ROOT, WORKFLOWS
 
-from bot import fleet, recipe
+from bot import fleet, outcome, recipe
 
 Jobs = dict[tuple[str, str], dict[str, Any]]
 Workflows = dict[str, dict[str, Any]]
@@ -208,7 +208,17 @@ def test_a_failed_run_keeps_what_it_saw(jobs: Jobs):
     for at in (*THIRD_PARTY, ("publish.yml", "publish"), ("card-review.yml", "check")):
         (kept,) = [s for s in jobs[at]["steps"] if "upload-artifact@" in s.get("uses", "")]
         assert kept["if"] == "always()"
-    assert jobs["release.yml", "finish"]["if"].startswith("always()")
+
+
+def test_a_release_s_last_job_hears_of_every_other_one(jobs: Jobs):
+    finish = jobs["release.yml", "finish"]
+    assert finish["if"] == "always() && needs.prepare.result != 'skipped'"
+    others = {job for file, job in jobs if file == "release.yml"} - {"finish"}
+    assert set(finish["needs"]) == others == set(outcome.JOBS)
+    assert [job for job in others if "failure" not in jobs["release.yml", job]["outputs"]] == []
+    (step,) = [each for each in finish["steps"] if "NEEDS" in each.get("env", {})]
+    assert step["env"]["KEY"] == "${{ needs.prepare.outputs.key || inputs.key }}"
+    assert step["env"]["BASE"] == "${{ needs.prepare.outputs.base || env.BASE }}"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
