@@ -124,7 +124,7 @@ def test_the_kill_switch_stops_everything(chain: Chain):
     ran = chain.tick()
     assert ran.jobs["plan"] == "success"
     assert "prepare" not in ran.jobs
-    assert chain.by_hand(BASE).jobs == {"prepare": "failure"}
+    assert chain.by_hand(BASE).jobs == {"prepare": "failure", "finish": "success"}
     assert chain.documents() == before
     found = state.read("paused.json")
     assert found is not None
