@@ -121,6 +121,15 @@ def test_what_prepare_tells_the_jobs_after_it_reaches_them(jobs: Jobs):
     assert used <= told.keys()
 
 
+def test_no_job_goes_on_from_what_an_earlier_attempt_prepared(jobs: Jobs):
+    """GitHub's "Re-run failed jobs" does not prepare again, and its lease is given back."""
+    assert jobs["release.yml", "prepare"]["outputs"]["attempt"] == "${{ github.run_attempt }}"
+    for name in ("build", "evaluate", "card"):
+        condition = jobs["release.yml", name]["if"]
+        assert "needs.prepare.outputs.attempt == github.run_attempt" in condition
+        assert "||" not in condition.partition("needs.prepare.outputs.attempt")[0]
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
