@@ -130,6 +130,14 @@ def test_no_job_goes_on_from_what_an_earlier_attempt_prepared(jobs: Jobs):
         assert "||" not in condition.partition("needs.prepare.outputs.attempt")[0]
 
 
+def test_a_release_that_fails_to_publish_keeps_no_other_from_the_collection(jobs: Jobs):
+    """Without a status function a job waits for the success of every job of the matrix before it."""
+    condition = jobs["publish.yml", "curate"]["if"]
+    assert condition.startswith("${{ !cancelled() && needs.select.result == 'success' && ")
+    assert "publish" not in condition
+    assert jobs["publish.yml", "publish"]["strategy"]["fail-fast"] == "false"
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
