@@ -83,6 +83,7 @@ def failure_class(error: BaseException) -> FailureClass:
         (errors.UsageError, "input"),
         (errors.AuditFailed, "audit"),
         (errors.GateFailed, "gate"),
+        (errors.Stopped, "infrastructure"),
         (errors.Refused, "refused"),
         (errors.BackendError, "backend"),
         (OSError, "infrastructure"),

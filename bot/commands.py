@@ -86,9 +86,13 @@ def one_stage_of(stage: str) -> Handler:
 
 def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
     from bot import config, job, naming, pipeline
+    from bot.commands_watching import switch_state
+    from bot.state import refuse_paused
 
     settings = config.load()
     naming.parse_key(key)
+    if stage == "publish":
+        refuse_paused(switch_state(settings))
     found = job.reopen(
         key,
         _connect(settings),

@@ -128,12 +128,17 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """`release-bot build`."""
-    from bot import pipeline, staged
+    """`release-bot build`. The kill switch is asked once more before anything goes to the Hub, hours later."""
+    from bot import config, pipeline, staged
+    from bot.commands_watching import switch_state
     from bot.outcome import told
+    from bot.state import refuse_paused
     from bot.steps import metadata
 
     with told("build"):
+        state = switch_state(config.load())
+        os.environ.pop("GITHUB_TOKEN", None)  # what comes now runs other people's code
+        refuse_paused(state)
         made = _job(arguments)
         if arguments.restage:
             made = pipeline.afresh(made)
@@ -144,6 +149,8 @@ def build(arguments: argparse.Namespace) -> int:
     elif done is None:
         for stage in BUILD:
             with told(stage):
+                if stage == "upload":
+                    refuse_paused(state)
                 pipeline.run_one(made, stage)
         with told("upload"):
             staged.keep(made)
@@ -240,11 +247,14 @@ def _work(arguments: argparse.Namespace) -> Work:
 def curate(arguments: argparse.Namespace) -> int:
     """`release-bot curate`."""
     from bot import config, job
+    from bot.commands_watching import switch_state
     from bot.evidence import Evidence
     from bot.models import read_json
     from bot.stages import curate as curating
+    from bot.state import refuse_paused
 
     settings = config.load()
+    refuse_paused(switch_state(settings))
     release = read_json(arguments.card / "evidence.json", Evidence).release
     job.require_key(release, arguments.key)
     cards = arguments.card.parent.glob("*--*/evidence.json")

@@ -30,6 +30,10 @@ def steps(jobs: Jobs) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{file}: {job}", step) for (file, job), body in jobs.items() for step in body.get("steps", [])]
 
 
+def env_of(job: dict[str, Any]) -> list[tuple[str, str]]:
+    return [pair for step in job["steps"] for pair in step.get("env", {}).items()]
+
+
 def triggers(workflow: dict[str, Any]) -> set[str]:
     on = workflow["on"]
     return {on} if isinstance(on, str) else set(on)
@@ -51,7 +55,9 @@ def test_third_party_code_sees_no_secret_but_its_own_and_only_reads_here(workflo
     for at in THIRD_PARTY:
         assert secrets_of(jobs[at]) == {BUILD_TOKEN}
         assert jobs[at]["permissions"] == {"contents": "read"}
-        assert "github.token" not in json.dumps(jobs[at])
+    asking = {name for at in THIRD_PARTY for name, value in env_of(jobs[at]) if "github.token" in value}
+    assert asking == {"GITHUB_TOKEN"}  # the build's, which only reads here: the kill switch
+    assert "github.token" not in json.dumps(jobs["release.yml", "evaluate"])
     shared = {name: secrets_of(each.get("env", {})) for name, each in workflows.items()}
     assert shared == {name: set() for name in workflows}
 
@@ -136,6 +142,15 @@ def test_a_release_that_fails_to_publish_keeps_no_other_from_the_collection(jobs
     assert condition.startswith("${{ !cancelled() && needs.select.result == 'success' && ")
     assert "publish" not in condition
     assert jobs["publish.yml", "publish"]["strategy"]["fail-fast"] == "false"
+
+
+def test_whatever_writes_to_the_hub_can_ask_the_kill_switch(jobs: Jobs):
+    writing = {"HUB_PREPARE_TOKEN", "HUB_BUILD_TOKEN", "HUB_PUBLISH_TOKEN", "HUB_CURATE_TOKEN"}
+    found = {at for at, job in jobs.items() if secrets_of(job) & writing and "steps" in job}
+    assert {("release.yml", "build"), ("publish.yml", "publish"), ("publish.yml", "curate")} <= found
+    for at in found - {("release.yml", "evaluate")}:  # it measures, and sends nothing
+        assert jobs[at]["permissions"]["contents"] in ("read", "write")
+        assert ("GITHUB_TOKEN", "${{ github.token }}") in env_of(jobs[at]), at
 
 
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
