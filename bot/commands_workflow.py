@@ -61,6 +61,13 @@ def add_parsers(command: Command) -> None:
     curated = command("curate", curate, "put a public release into the collection, and tell its predecessor")
     curated.add_argument("key", metavar="KEY", help="the release's key")
     curated.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
+    recorded = command("finish-publishing", finish_publishing, "record how publishing a release failed")
+    recorded.add_argument("key", metavar="KEY", help="the release's key")
+    recorded.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
+    recorded.add_argument(
+        "--ended", type=Path, required=True, metavar="FILE", help="what `publish --ended` left, if it did"
+    )
+    recorded.add_argument("--state", type=Path, metavar="DIR", help="a folder instead of the state branch")
     closed = command("closed", closed_pull, "refuse the release whose card was closed without merging")
     closed.add_argument("--event", type=Path, metavar="FILE", help="the event (default: GITHUB_EVENT_PATH)")
     offered = command("offer", offer, "render a release's card, and open or update its pull request")
@@ -262,6 +269,32 @@ def curate(arguments: argparse.Namespace) -> int:
     found = curating.curate(release, known, hub=_hub(settings), collection=settings.collection)
     word = f"; {found.predecessor}: new_version {found.new_version}" if found.predecessor else ""
     return _done(arguments, found, f"{found.repo_id} is in {found.collection}{word}")
+
+
+def finish_publishing(arguments: argparse.Namespace) -> int:
+    """`release-bot finish-publishing`."""
+    from bot import config, job, outcome
+    from bot.commands_watching import open_state, switch_state
+    from bot.evidence import Evidence
+    from bot.lease import Work
+    from bot.models import read_json
+    from bot.worklog import run_id, run_url
+
+    settings = config.load()
+    release = read_json(arguments.card / "evidence.json", Evidence).release
+    job.require_key(release, arguments.key)
+    work = Work(
+        key=release.key,
+        base=release.base.repo_id,
+        revision=release.base.revision,
+        recipe=release.recipe_name,
+        run_url=run_url(),
+    )
+    state = switch_state(settings) if arguments.state is None else open_state(settings, arguments.state)[0]
+    found = outcome.finish_publishing(state, work, arguments.ended, holder=run_id(), now=datetime.now(UTC))
+    failure = found.recorded
+    text = f"{failure.stage}: {failure.failure_class}: {failure.what}" if failure else "nothing failed"
+    return _done(arguments, found, text)
 
 
 def closed_pull(arguments: argparse.Namespace) -> int:

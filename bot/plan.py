@@ -167,6 +167,7 @@ class _Planner:
             code = wanted.state if wanted.queued_by is None or wanted.state != "planned" else "queued"
             detail = wanted.detail or (f"in the matrix of run {wanted.queued_by}" if code == "queued" else "")
             return self._skip(base, recipe.name, code, detail, wanted.key, wanted.until)
+        # One whose publishing failed for good is quarantined by now, and holds nothing up.
         before = (self._status(step, recipe) for step in reversed(earlier))
         last = next((e for e in before if e.state in ("published", "waiting_for_publisher")), None)
         if last and last.state == "waiting_for_publisher":

@@ -29,7 +29,7 @@ REPO = f"{ORG}/Qwen3.5-tiny-GPTQ-FOEM-4bit-g32"
 NEXT_REPO = f"{ORG}/Qwen3.6-tiny-GPTQ-FOEM-4bit-g32"
 GPU_JOBS = {"build", "evaluate"}
 EVERY_JOB = {"plan", "prepare", *GPU_JOBS, "card", "finish", "dashboard"}
-PUBLISHING = {"select", "publish", "curate"}
+PUBLISHING = {"select", "publish", "curate", "record"}
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cards import golden
 
-from bot import commands_workflow, outcome
+from bot import cli, commands_workflow, outcome
 from bot import lease as leases
 from bot.edges.state_folder import FolderState
-from bot.errors import InfrastructureError
+from bot.errors import InfrastructureError, InputError, NoPublisher, Refused, Stopped
 from bot.lease import Work
+from bot.models import write_json
 from bot.outcome import Failure, JobResult
 from bot.state import Attempts, attempts_path, load
 
@@ -80,3 +83,59 @@ def test_by_hand_the_lease_tells_which_release_it_was(
     leases.take(state, WORK, holder="7", now=NOW)
     assert commands_workflow.finish(arguments) == 0
     assert state.list("") == [attempts_path(KEY)]
+
+
+# ── publishing ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (None, None),
+        (NoPublisher("the Hub gives this job no token"), None),
+        (Refused("main moved"), "refused"),
+        (InputError("the repo is gone"), "input"),
+        (InfrastructureError("the Hub failed (503)"), "infrastructure"),
+        (Stopped("paused"), "infrastructure"),
+        (ZeroDivisionError("x"), "internal"),
+    ],
+)
+def test_how_publishing_ended_is_recorded_but_for_a_missing_publisher(
+    state: FolderState, tmp_path: Path, error: Exception | None, expected: str | None
+):
+    file = tmp_path / "evidence" / "ended.json"
+    with contextlib.suppress(Exception), outcome.left(file, "publish"):
+        if error:
+            raise error
+    found = outcome.finish_publishing(state, WORK, file, holder="7", now=NOW)
+    assert (found.recorded.failure_class if found.recorded else None) == expected
+    assert len(state.list("attempts/")) == (expected is not None)
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"waits": false}'])
+def test_publishing_that_left_no_word_is_the_infrastructure_s(
+    state: FolderState, tmp_path: Path, text: str | None
+):
+    if text is not None:
+        (tmp_path / "ended.json").write_text(text)
+    outcome.finish_publishing(state, WORK, tmp_path / "ended.json", holder="7", now=NOW)
+    (attempt,) = load(state, attempts_path(KEY), Attempts)[0].attempts
+    assert (attempt.stage, attempt.failure_class) == ("publish", "infrastructure")
+    assert "without a word" in attempt.what
+
+
+def test_the_commands_of_publish_and_record_fit_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A card whose release is not on the Hub: refused for what it is, and on record under its key."""
+    monkeypatch.setenv("RELEASE_BOT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    evidence = golden("nvfp4")
+    write_json(tmp_path / "card" / "evidence.json", evidence)
+    key, ended = evidence.release.key, tmp_path / "ended.json"
+    common = ["--card", str(tmp_path / "card"), "--ended", str(ended)]
+    work = ["--work", str(tmp_path / "work"), "--no-collection"]
+    assert cli.main(["publish", key, *common, *work]) != 0
+    assert cli.main(["finish-publishing", key, *common, "--state", str(tmp_path / "state")]) == 0
+    (attempt,) = load(FolderState(tmp_path / "state"), attempts_path(key), Attempts)[0].attempts
+    assert (attempt.stage, attempt.base) == ("publish", evidence.release.base.repo_id)

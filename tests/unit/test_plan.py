@@ -266,6 +266,18 @@ def test_a_metadata_release_waits_while_its_predecessor_is_being_published():
     assert code(made(base(step(1), step(2, "side_files")), cards=merged)) == "waiting_for_publisher"
 
 
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [((), "waits"), (("infrastructure",), "waits"), (("refused",), "release"), (("input",), "release")],
+)
+def test_a_base_is_not_held_up_by_a_publish_that_failed_for_good(kinds: tuple[str, ...], expected: str):
+    found = made(base(step(1), step(2, "side_files")), cards=card("merged"), attempts=attempts(*kinds))
+    if expected == "waits":
+        assert code(found) == "waiting_for_publisher"
+    else:
+        assert [(each.kind, each.key) for each in found.entries] == [("release", key(2))]
+
+
 def test_a_renamed_base_is_not_released_anew_until_it_changes():
     old, new = "Qwen/Qwen3.6-27B", "Qwen/Qwen3.6-27B-Instruct"
     renamed = base(step(1), name=new)

@@ -153,6 +153,20 @@ def test_whatever_writes_to_the_hub_can_ask_the_kill_switch(jobs: Jobs):
         assert ("GITHUB_TOKEN", "${{ github.token }}") in env_of(jobs[at]), at
 
 
+def test_how_publishing_ended_is_written_down_whatever_that_was(jobs: Jobs):
+    record, publish = jobs["publish.yml", "record"], jobs["publish.yml", "publish"]
+    assert record["if"].startswith("always() && needs.select.result == 'success'")
+    assert record["strategy"] == publish["strategy"]
+    (kept,) = [each for each in publish["steps"] if "upload-artifact@" in each.get("uses", "")]
+    (fetched,) = [each for each in record["steps"] if "download-artifact@" in each.get("uses", "")]
+    assert fetched["with"]["name"] == kept["with"]["name"]
+    (left,) = re.findall(r'--ended "\$RUNNER_TEMP/(\S+)/ended.json"', json.dumps(publish).replace("\\", ""))
+    folder = kept["with"]["path"].replace("${{ matrix.key }}", "$KEY").removeprefix("${{ runner.temp }}/")
+    assert left == folder
+    assert record["permissions"] == {"contents": "write"}
+    assert secrets_of(record) == set()
+
+
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
     groups = {at: job["concurrency"] for at, job in jobs.items() if "concurrency" in job}
     groups |= {(name, ""): each["concurrency"] for name, each in workflows.items() if "concurrency" in each}
