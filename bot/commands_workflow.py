@@ -63,9 +63,9 @@ def add_parsers(command: Command) -> None:
     curated.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
     recorded = command("finish-publishing", finish_publishing, "record how publishing a release failed")
     recorded.add_argument("key", metavar="KEY", help="the release's key")
-    recorded.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
+    recorded.add_argument("--card", type=Path, required=True, metavar="DIR", help="the card's folder")
     recorded.add_argument(
-        "--ended", type=Path, required=True, metavar="FILE", help="what `publish --ended` left, if it did"
+        "--ended", type=Path, required=True, metavar="FILE", help="what `publish --ended` left"
     )
     recorded.add_argument("--state", type=Path, metavar="DIR", help="a folder instead of the state branch")
     closed = command("closed", closed_pull, "refuse the release whose card was closed without merging")
@@ -135,7 +135,7 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """`release-bot build`. The kill switch is asked once more before anything goes to the Hub, hours later."""
+    """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that."""
     from bot import config, pipeline, staged
     from bot.commands_watching import switch_state
     from bot.outcome import told

@@ -134,7 +134,7 @@ class Refused(ReleaseBotError):
 
 
 class Stopped(Refused):
-    """The kill switch is on: nothing is wrong with the work, and it may go on once a person takes that back."""
+    """The kill switch is on: nothing is wrong with the work, which may go on once that is taken back."""
 
     title = "paused"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from bot import changes, lease, log, naming, recipe
+from bot import changes, lease, log, naming, recipe, repo
 from bot.commands_watching import QUEUE_TTL, tick
 from bot.config import Config
 from bot.edges import listing
@@ -81,6 +81,9 @@ def prepare(
             why="the base, the recipe or the data sets' stand-ins changed since the plan",
             fix="nothing: the next tick plans it again",
         )
+    if other := repo.other_base(hub, found.target_repo, found.base):
+        why = f"{found.target_repo} holds the release of {other}: two bases of one name"
+        return Prepared(proceed=False, code="target_taken", why=why, entry=None)
     if dry_run:
         return Prepared(proceed=False, code="dry_run", why=found.why, entry=found)
     ours = Work(

@@ -208,3 +208,41 @@ def test_a_key_that_is_not_made_leaves_its_queue(state: FolderState):
         save(state, queued_path("7"), found.model_copy(update={"keys": many}), version=version)
         list(pool.map(lambda key: preparing.leave_queue(state, key, run="7"), many[1:]))
     assert load(state, queued_path("7"), Queued)[0].keys == many[:1]
+
+
+# ── two bases of one name ──────────────────────────────────────────────────────────────────
+
+
+def test_a_target_that_holds_another_base_s_release_is_left_alone(
+    hub: Hub, state: FolderState, tmp_path: Path
+):
+    made = staged(tmp_path, hub)
+    close(made)
+    upload.withdraw(made.release, hub)
+    public(made, Base(repo_id="Other/Qwen3.6-1B", revision="c" * 40))
+    found = prepare(hub, state)
+    assert (found.proceed, found.code, found.is_quiet) == (False, "target_taken", False)
+    assert "Other/Qwen3.6-1B" in found.why
+    assert state.list("") == []
+
+
+def test_side_files_are_not_put_beside_another_base_s_weights(hub: Hub, tmp_path: Path):
+    made = staged(tmp_path, hub)
+    close(made)
+    key = public(made, Base(repo_id="Other/Qwen3.6-1B", revision="c" * 40))
+    with pytest.raises(Refused, match="publishes the weights of Other/"):
+        metadata.build(replace(made, restage=True), key)
+
+
+def test_a_base_that_was_renamed_is_the_same_one(hub: Hub, tmp_path: Path):
+    made = staged(tmp_path, hub)
+    target = made.release.target_repo
+    assert repo.other_base(hub, target, BASE) is None
+    public(made, made.release.base)
+    assert repo.other_base(hub, target, BASE) is None
+    hub.api.move_repo(BASE, "Moved/Qwen3.6-1B")
+    assert repo.other_base(hub, target, "Moved/Qwen3.6-1B") is None
+    assert repo.other_base(hub, target, "Other/Qwen3.6-1B") == BASE
+    hub.api.upload_file(repo_id=target, path_in_repo="evidence.json", path_or_fileobj=b"[]")
+    with pytest.raises(Refused, match="does not say which base"):
+        repo.other_base(hub, target, BASE)

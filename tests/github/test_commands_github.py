@@ -233,9 +233,9 @@ def test_weights_that_were_closed_on_the_hub_are_told_while_their_card_is_open(
 ):
     for dataset in {each.dataset for name in recipes.names() for each in recipes.load(name).sets()}:
         hub.api.create_repo(dataset, repo_type="dataset", exist_ok=True)
-    found, version = load(state, watched_path("Qwen"), Roster)
-    base = tracked().model_copy(update={"repo_id": "Qwen/Qwen3.6-2B", "hub_id": "2B"})
-    base = base.model_copy(update={"steps": [Step(repo_id="Qwen/Qwen3.6-2B", revision="b" * 40, kind="weights")]})
+    _, version = load(state, watched_path("Qwen"), Roster)
+    step = Step(repo_id="Qwen/Qwen3.6-2B", revision="b" * 40, kind="weights")
+    base = tracked().model_copy(update={"repo_id": step.repo_id, "hub_id": "2B", "steps": [step]})
     save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[base]), version=version)
     key = next(e["key"] for e in printed(capsys, "status")["releases"] if e["recipe"] == "nvfp4")
     target = "release-bot/Qwen3.6-2B-NVFP4"
