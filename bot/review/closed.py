@@ -9,9 +9,8 @@ later; and who refused is known only of the first run that began once it was clo
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from pydantic import AwareDatetime
 
@@ -21,8 +20,6 @@ from bot.review import decisions, events
 from bot.review.layout import key_of
 from bot.review.refuse import Refusal, refuse
 from bot.state import State
-
-CLOCKS: Final = timedelta(seconds=5)  # GitHub's own: the run is made right after the closing
 
 
 class Run(events.RunBody):
@@ -49,6 +46,6 @@ def closed(github: GitHub, state: State, hub: Hub, run: Run) -> Refusal | None:
     if not pulls or pulls[0].state != "closed" or pulls[0].head_sha != run.head_sha:
         return None
     at = pulls[0].closed_at or datetime.now(UTC)
-    is_of_closing = run.run_attempt == 1 and run.created_at >= at - CLOCKS
+    is_of_closing = run.run_attempt == 1 and run.created_at >= at
     who = run.actor.login if is_of_closing else decisions.UNKNOWN
     return refuse(github, state, hub, number=pulls[0].number, who=who, at=at)
