@@ -68,7 +68,7 @@ def prepare(
     """Plan one base by one recipe, take its lease, and make the private repo that the build will fill.
 
     `work` names the run; `key` is the matrix's, empty where a person asked. Raises UsageError, InputError,
-    and Refused when the key is another one by now.
+    and Refused when the key is another one by now, or the repo is another base's.
     """
     recipe.load(recipe_name)
     found = _planned(_base(text, hub, state), recipe_name, settings, hub, state, runners, cards)
@@ -81,9 +81,7 @@ def prepare(
             why="the base, the recipe or the data sets' stand-ins changed since the plan",
             fix="nothing: the next tick plans it again",
         )
-    if other := repo.other_base(hub, found.target_repo, found.base):
-        why = f"{found.target_repo} holds the release of {other}: two bases of one name"
-        return Prepared(proceed=False, code="target_taken", why=why, entry=None)
+    repo.refuse_other_base(hub, found.target_repo, found.base)
     if dry_run:
         return Prepared(proceed=False, code="dry_run", why=found.why, entry=found)
     ours = Work(

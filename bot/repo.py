@@ -72,6 +72,17 @@ def read(hub: Hub, repo_id: str, path: str, revision: str) -> bytes:
         return Path(hub.api.hf_hub_download(repo_id, path, revision=revision, local_dir=folder)).read_bytes()
 
 
+def refuse_other_base(hub: Hub, target: str, base: str) -> None:
+    """Raises Refused when `target` holds a release of another base than `base`."""
+    if other := other_base(hub, target, base):
+        raise Refused(
+            f"{target} holds the release of {other}, not of {base}",
+            where=hub.url(target),
+            why="two bases of one name: neither may replace the other's weights, or lend it its side files",
+            fix="leave one of them out of what is watched, or release it by hand elsewhere",
+        )
+
+
 def other_base(hub: Hub, target: str, base: str) -> str | None:
     """The base that `target` holds a release of, where it is not `base`: then it is not this one's to fill.
 

@@ -98,13 +98,7 @@ def _config(published: Source, base: Source) -> bytes | None:
 def _stage(job: Job, before: Evidence, main: RepoState) -> PullRequest:
     """Audit what it will be, then open the pull request: one commit of what changes."""
     target, base = job.release.target_repo, job.release.base
-    if other := repo.other_base(job.hub, target, base.repo_id):
-        raise Refused(
-            f"{target} publishes the weights of {other}, not of {base.repo_id}",
-            where=job.hub.url(target),
-            why="two bases of one name: its side files do not belong to those weights",
-            fix="leave one of them out of what is watched, or release it by hand elsewhere",
-        )
+    repo.refuse_other_base(job.hub, target, base.repo_id)
     token = str(job.hub.api.token) if job.hub.api.token else None
     published = HubSource(target, main.revision, token=token)
     original = HubSource(base.repo_id, base.revision, token=token)

@@ -220,9 +220,8 @@ def test_a_target_that_holds_another_base_s_release_is_left_alone(
     close(made)
     upload.withdraw(made.release, hub)
     public(made, Base(repo_id="Other/Qwen3.6-1B", revision="c" * 40))
-    found = prepare(hub, state)
-    assert (found.proceed, found.code, found.is_quiet) == (False, "target_taken", False)
-    assert "Other/Qwen3.6-1B" in found.why
+    with pytest.raises(Refused, match="holds the release of Other/"):
+        prepare(hub, state)
     assert state.list("") == []
 
 
@@ -230,7 +229,7 @@ def test_side_files_are_not_put_beside_another_base_s_weights(hub: Hub, tmp_path
     made = staged(tmp_path, hub)
     close(made)
     key = public(made, Base(repo_id="Other/Qwen3.6-1B", revision="c" * 40))
-    with pytest.raises(Refused, match="publishes the weights of Other/"):
+    with pytest.raises(Refused, match="holds the release of Other/"):
         metadata.build(replace(made, restage=True), key)
 
 
