@@ -24,12 +24,16 @@ MAX_RACES: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Whether a release may be tried now. `until` is when a waiting one may."""
+    """Whether a release may be tried now. `until` is when a waiting one may.
+
+    `is_final`: one of the failures would come again, whatever passes.
+    """
 
     state: Literal["clear", "waiting", "quarantined"]
     num_attempts: int
     last: Attempt | None = None
     until: datetime | None = None
+    is_final: bool = False
 
 
 def standing(attempts: Iterable[Attempt], decisions: Iterable[Decision], now: datetime) -> Standing:
@@ -43,7 +47,7 @@ def standing(attempts: Iterable[Attempt], decisions: Iterable[Decision], now: da
     last, num = counted[-1], len(counted)
     final = any(each.failure_class != "infrastructure" for each in counted)
     if final or num > len(BACKOFF):
-        return Standing(state="quarantined", num_attempts=num, last=last)
+        return Standing(state="quarantined", num_attempts=num, last=last, is_final=final)
     until = last.at + BACKOFF[num - 1]
     return Standing(state="waiting" if now < until else "clear", num_attempts=num, last=last, until=until)
 
@@ -83,6 +87,7 @@ def failure_class(error: BaseException) -> FailureClass:
         (errors.UsageError, "input"),
         (errors.AuditFailed, "audit"),
         (errors.GateFailed, "gate"),
+        (errors.Stopped, "infrastructure"),
         (errors.Refused, "refused"),
         (errors.BackendError, "backend"),
         (OSError, "infrastructure"),

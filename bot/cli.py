@@ -176,6 +176,9 @@ def _releasing(command: Command) -> None:
                 action="store_true",
                 help="leave the collection to `release-bot curate`, which has a token of its own",
             )
+            child.add_argument(
+                "--ended", type=Path, metavar="FILE", help="leave there how it ended, for `finish-publishing`"
+            )
 
 
 def _checking(command: Command) -> None:

@@ -85,20 +85,25 @@ def one_stage_of(stage: str) -> Handler:
 
 
 def _one_stage(arguments: argparse.Namespace, stage: str, key: str) -> int:
-    from bot import config, job, naming, pipeline
+    from bot import config, job, naming, outcome, pipeline
+    from bot.commands_watching import switch_state
+    from bot.state import refuse_paused
 
     settings = config.load()
     naming.parse_key(key)
-    found = job.reopen(
-        key,
-        _connect(settings),
-        settings,
-        arguments.work or settings.work,
-        card=getattr(arguments, "card", None),
-        restage=getattr(arguments, "restage", False),
-        collects=not getattr(arguments, "no_collection", False),
-    )
-    evidence = pipeline.run_one(found, stage)
+    with outcome.left(getattr(arguments, "ended", None), stage):
+        if stage == "publish":
+            refuse_paused(switch_state(settings))
+        found = job.reopen(
+            key,
+            _connect(settings),
+            settings,
+            arguments.work or settings.work,
+            card=getattr(arguments, "card", None),
+            restage=getattr(arguments, "restage", False),
+            collects=not getattr(arguments, "no_collection", False),
+        )
+        evidence = pipeline.run_one(found, stage)
     if arguments.json:
         print_json(evidence)
     return GateFailed.exit_code if pipeline.is_refused(stage, evidence) else 0

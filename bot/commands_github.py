@@ -273,7 +273,8 @@ def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overv
     )
     now, stopped = datetime.now(UTC), paused(state)
     first = {each.key: each for each in overview.overview(wanted, world, paused=stopped, now=now).releases}
-    unexplained = [pair for pair in wanted if first[pair.key].state in ("planned", "failed", "quarantined")]
+    asked = ("planned", "failed", "quarantined", "in_review")  # the last may have been closed on the Hub
+    unexplained = [pair for pair in wanted if first[pair.key].state in asked]
     world = survey.with_staged(world, hub, unexplained)
     return overview.overview(wanted, world, paused=stopped, now=now)
 

@@ -151,6 +151,18 @@ def open_state(settings: Config, folder: Path | None) -> tuple[State, list[CardP
     return BranchState(github).snapshot(), card_pulls(github.pulls())
 
 
+def switch_state(settings: Config) -> State:
+    """The state for a job that only asks whether the kill switch is on, whenever it asks."""
+    if not (os.environ.get("GITHUB_REPOSITORY") and os.environ.get("GITHUB_TOKEN")):
+        from bot.edges.state_folder import FolderState
+
+        return FolderState(settings.home / "state")
+    from bot.edges.github import GitHub
+    from bot.edges.state_branch import BranchState
+
+    return BranchState(GitHub.from_environment())
+
+
 def card_pulls(pulls: Any) -> list[CardPull]:
     """The bot's own among a repository's pull requests: by branch, and never from a fork."""
     from bot import naming

@@ -51,6 +51,9 @@ def add_parsers(command: Command) -> None:
     built.add_argument(
         "--predecessor", default="", metavar="KEY", help="a metadata release: keep the weights of this one"
     )
+    built.add_argument(
+        "--restage", action="store_true", help="a person refused what is staged and said retry: stage it anew"
+    )
     for each in (built, evaluated):
         each.add_argument(
             "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
@@ -58,6 +61,13 @@ def add_parsers(command: Command) -> None:
     curated = command("curate", curate, "put a public release into the collection, and tell its predecessor")
     curated.add_argument("key", metavar="KEY", help="the release's key")
     curated.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
+    recorded = command("finish-publishing", finish_publishing, "record how publishing a release failed")
+    recorded.add_argument("key", metavar="KEY", help="the release's key")
+    recorded.add_argument("--card", type=Path, required=True, metavar="DIR", help="the card's folder")
+    recorded.add_argument(
+        "--ended", type=Path, required=True, metavar="FILE", help="what `publish --ended` left"
+    )
+    recorded.add_argument("--state", type=Path, metavar="DIR", help="a folder instead of the state branch")
     closed = command("closed", closed_pull, "refuse the release whose card was closed without merging")
     closed.add_argument("--event", type=Path, metavar="FILE", help="the event (default: GITHUB_EVENT_PATH)")
     offered = command("offer", offer, "render a release's card, and open or update its pull request")
@@ -78,23 +88,27 @@ def prepare(arguments: argparse.Namespace) -> int:
     from bot.lease import Work
     from bot.worklog import run_id, run_url
 
-    settings = config.load()
-    hub = _hub(settings)
-    state, cards = open_state(settings, arguments.state)
-    found = preparing.prepare(
-        arguments.base,
-        arguments.recipe,
-        settings=settings,
-        hub=hub,
-        state=state,
-        runners=fleet.load(),
-        cards=cards,
-        work=Work(key=run_id(), base="", revision="", recipe="", run_url=run_url()),
-        key=arguments.key,
-        now=datetime.now(UTC),
-        dry_run=arguments.dry_run,
-    )
-    outcome.output(proceed=json.dumps(found.proceed), **(_told_of(found.entry) if found.entry else {}))
+    with outcome.told("prepare"):
+        settings = config.load()
+        hub = _hub(settings)
+        state, cards = open_state(settings, arguments.state)
+        found = preparing.prepare(
+            arguments.base,
+            arguments.recipe,
+            settings=settings,
+            hub=hub,
+            state=state,
+            runners=fleet.load(),
+            cards=cards,
+            work=Work(key=run_id(), base="", revision="", recipe="", run_url=run_url()),
+            key=arguments.key,
+            now=datetime.now(UTC),
+            dry_run=arguments.dry_run,
+        )
+        if arguments.key and not found.proceed and not arguments.dry_run:
+            preparing.leave_queue(state, arguments.key, run=run_id())
+    told_too = {"proceed": json.dumps(found.proceed), "restage": json.dumps(found.restage)}
+    outcome.output(**told_too, **(_told_of(found.entry) if found.entry else {}))
     rows = [(arguments.base, arguments.recipe, found.code, found.why)]
     if found.entry:
         each = found.entry
@@ -121,21 +135,32 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """`release-bot build`."""
-    from bot import pipeline, staged
+    """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that."""
+    from bot import config, pipeline, staged
+    from bot.commands_watching import switch_state
     from bot.outcome import told
+    from bot.state import refuse_paused
     from bot.steps import metadata
 
     with told("build"):
+        state = switch_state(config.load())
+        os.environ.pop("GITHUB_TOKEN", None)  # what comes now runs other people's code
+        refuse_paused(state)
         made = _job(arguments)
+        if arguments.restage:
+            made = pipeline.afresh(made)
+        done = None if arguments.predecessor else pipeline.done_elsewhere(made)
     if arguments.predecessor:
         with told("metadata"):
             metadata.build(made, arguments.predecessor)
-    elif pipeline.done_elsewhere(made) is None:
+    elif done is None:
         for stage in BUILD:
             with told(stage):
+                if stage == "upload":
+                    refuse_paused(state)
                 pipeline.run_one(made, stage)
-        staged.keep(made)
+        with told("upload"):
+            staged.keep(made)
     return _summary(arguments, made)
 
 
@@ -183,15 +208,22 @@ def _summary(arguments: argparse.Namespace, made: Job) -> int:
 
 
 def finish(arguments: argparse.Namespace) -> int:
-    """`release-bot finish`: NEEDS holds the results of the run's other jobs."""
+    """`release-bot finish`: NEEDS holds the results of the run's other jobs.
+
+    By hand there is no key before `prepare` told it: then the lease that the run holds, if any, tells.
+    """
     from bot import config, outcome
     from bot.commands_watching import open_state
-    from bot.worklog import run_id
+    from bot.worklog import run_id, run_url
 
     settings = config.load()
     results = outcome.read(os.environ.get("NEEDS", ""))
     state, _ = open_state(settings, arguments.state)
-    found = outcome.finish(state, _work(arguments), results, holder=run_id(), now=datetime.now(UTC))
+    work = _work(arguments) if arguments.key else outcome.held_by(state, run_id(), run_url())
+    if work is None:
+        log.info("it ended before it was known which release it is of: nothing to record")
+        return 0
+    found = outcome.finish(state, work, results, holder=run_id(), now=datetime.now(UTC))
     failure = found.recorded
     text = "every job came through"
     if failure:
@@ -222,11 +254,14 @@ def _work(arguments: argparse.Namespace) -> Work:
 def curate(arguments: argparse.Namespace) -> int:
     """`release-bot curate`."""
     from bot import config, job
+    from bot.commands_watching import switch_state
     from bot.evidence import Evidence
     from bot.models import read_json
     from bot.stages import curate as curating
+    from bot.state import refuse_paused
 
     settings = config.load()
+    refuse_paused(switch_state(settings))
     release = read_json(arguments.card / "evidence.json", Evidence).release
     job.require_key(release, arguments.key)
     cards = arguments.card.parent.glob("*--*/evidence.json")
@@ -234,6 +269,32 @@ def curate(arguments: argparse.Namespace) -> int:
     found = curating.curate(release, known, hub=_hub(settings), collection=settings.collection)
     word = f"; {found.predecessor}: new_version {found.new_version}" if found.predecessor else ""
     return _done(arguments, found, f"{found.repo_id} is in {found.collection}{word}")
+
+
+def finish_publishing(arguments: argparse.Namespace) -> int:
+    """`release-bot finish-publishing`."""
+    from bot import config, job, outcome
+    from bot.commands_watching import open_state, switch_state
+    from bot.evidence import Evidence
+    from bot.lease import Work
+    from bot.models import read_json
+    from bot.worklog import run_id, run_url
+
+    settings = config.load()
+    release = read_json(arguments.card / "evidence.json", Evidence).release
+    job.require_key(release, arguments.key)
+    work = Work(
+        key=release.key,
+        base=release.base.repo_id,
+        revision=release.base.revision,
+        recipe=release.recipe_name,
+        run_url=run_url(),
+    )
+    state = switch_state(settings) if arguments.state is None else open_state(settings, arguments.state)[0]
+    found = outcome.finish_publishing(state, work, arguments.ended, holder=run_id(), now=datetime.now(UTC))
+    failure = found.recorded
+    text = f"{failure.stage}: {failure.failure_class}: {failure.what}" if failure else "nothing failed"
+    return _done(arguments, found, text)
 
 
 def closed_pull(arguments: argparse.Namespace) -> int:

@@ -88,9 +88,17 @@ def show(github: GitHub, state: State, found: Overview, *, done: list[str], igno
         num_releases=len(found.releases),
         num_left_out=left,
         done=done,
-        approved=[each.removeprefix("approve ") for each in done if each.startswith("approve ")],
+        approved=_approved(found, done),
         ignored=ignored,
     )
+
+
+def _approved(found: Overview, done: list[str]) -> list[str]:
+    """The keys to publish: those approved, and those whose publishing failed and is to be tried again."""
+    waiting = {each.key for each in found.releases if each.state == "waiting_for_publisher"}
+    asked = [each.partition(" ") for each in done]
+    keys = [key for kind, _, key in asked if kind == "approve" or (kind == "retry" and key in waiting)]
+    return list(dict.fromkeys(keys))
 
 
 def find(github: GitHub) -> Issue | None:

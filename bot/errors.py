@@ -133,6 +133,12 @@ class Refused(ReleaseBotError):
     title = "refused"
 
 
+class Stopped(Refused):
+    """The kill switch is on: nothing is wrong with the work, which may go on once that is taken back."""
+
+    title = "paused"
+
+
 class NoPublisher(Refused):
     """The Hub knows no Trusted Publisher for this job and repo: a person must set it, once a repo."""
 

@@ -103,26 +103,41 @@ def release(state: State, lease: Lease) -> bool:
 
 
 def reap(state: State, leases: list[Lease], now: datetime) -> list[Lease]:
-    """Of `leases`, those that ran out: each is recorded as an attempt and deleted, at each tick's plan."""
+    """Of `leases`, those that ran out: each is recorded as an attempt and deleted, at each tick's plan.
+
+    Recorded first: a tick that dies in between leaves the lease to the next one, which records nothing twice.
+    """
     dead = []
     for each in leases:
-        if expired(each, now) and _delete(state, each):
+        version = _version(state, each) if expired(each, now) else None
+        if version is not None:
             _note_lost(state, each)
+            _delete(state, each, version)
             dead.append(each)
     return dead
 
 
-def _delete(state: State, lease: Lease) -> bool:
-    """Whether the lease was there, as it was read, and is gone: one renewed just now was not dead."""
+def _version(state: State, lease: Lease) -> str | None:
+    """The version of a lease that is still as it was read; one renewed just now is not dead.
+
+    It is written over itself: what is read may be a snapshot's, a write meets what is there.
+    """
     found, version = load(state, lease_path(lease.key), Lease)
     if found != lease or version is None:
-        return False
+        return None
+    try:
+        save(state, lease_path(lease.key), lease, version=version)
+    except Refused:
+        log.info(f"  the lease on {lease.key} was renewed or taken in between")
+        return None
+    return load(state, lease_path(lease.key), Lease)[1]
+
+
+def _delete(state: State, lease: Lease, version: str) -> None:
     try:
         state.delete(lease_path(lease.key), version)
     except Refused:
         log.info(f"  the lease on {lease.key} was renewed or taken in between")
-        return False
-    return True
 
 
 def _note_lost(state: State, lost: Lease) -> None:

@@ -221,7 +221,10 @@ def _under_review(pair: Pair, world: World, standing: Standing) -> Told:
         return "in_review", f"pull request {card.number}"
     if later := _later(pair, card, world):
         return "published", f"and replaced since by release {later.key}"
-    return _failed(standing) or ("waiting_for_publisher", f"pull request {card.number} is merged")
+    if standing.is_final:
+        return _failed(standing)
+    why = f"; {standing.last.stage}: {standing.last.what}" if standing.last else ""
+    return "waiting_for_publisher", f"pull request {card.number} is merged{why}"
 
 
 def _later(pair: Pair, card: CardPull, world: World) -> CardPull | None:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from bot.cardtext import markdown
+
 LOG_PERIOD_S = 10.0
 
 _secrets: set[str] = set()
@@ -178,12 +180,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
 
 
 def _summary(columns: Sequence[str], body: list[list[str]], title: str) -> None:
+    """Secrets are masked before cells are escaped: an escaped one would not be found."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [list(columns), *body]]
-    lines = [f"### {title}", ""] if title else []
+    cells = [[markdown(redact(cell)) for cell in row] for row in [list(columns), *body]]
+    lines = [f"### {markdown(redact(title))}", ""] if title else []
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(len(lines) - len(body), "|" + " --- |" * len(columns))
     with open(path, "a", encoding="utf-8") as summary:
-        summary.write(redact("\n".join(lines)) + "\n\n")
+        summary.write("\n".join(lines) + "\n\n")

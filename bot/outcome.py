@@ -10,18 +10,19 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bot import attempts, lease, log
-from bot.errors import InputError, ReleaseBotError
+from bot.errors import InputError, NoPublisher, ReleaseBotError
 from bot.lease import Work
-from bot.models import Model
+from bot.models import Model, read_json, write_json
 from bot.state import Attempt, FailureClass, Lease, State, lease_path, load
 
 MAX_CHARS: Final = 1000
-JOBS: Final = ("build", "evaluate", "card")
+JOBS: Final = ("prepare", "build", "evaluate", "card")
 
 
 class Failure(Model):
@@ -30,6 +31,16 @@ class Failure(Model):
     stage: Annotated[str, Field(pattern=r"^[a-z-]{1,40}$")]
     failure_class: FailureClass
     what: Annotated[str, Field(max_length=MAX_CHARS)]
+
+
+class Ended(Model):
+    """How publishing ended, in a file among its evidence: a job of a matrix has no outputs of its own.
+
+    `waits`: for a publisher that a person must set, which is no failure.
+    """
+
+    waits: bool
+    failure: Failure | None
 
 
 class JobResult(BaseModel):
@@ -55,11 +66,31 @@ def told(stage: str) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as e:
-        what = e.what if isinstance(e, ReleaseBotError) else f"{type(e).__name__}: {e}"
-        shown = log.redact(log.printable(what)).replace("\n", " ")[:MAX_CHARS]
-        found = Failure(stage=stage, failure_class=attempts.failure_class(e), what=shown)
-        output(failure=found.model_dump_json())
+        output(failure=_failure(stage, e).model_dump_json())
         raise
+
+
+@contextmanager
+def left(file: Path | None, stage: str) -> Iterator[None]:
+    """Leave how it ended inside as `file`, if there is to be one; what goes wrong goes on to be raised."""
+    found = Ended(waits=False, failure=None)
+    try:
+        yield
+    except NoPublisher:
+        found = Ended(waits=True, failure=None)
+        raise
+    except (Exception, KeyboardInterrupt) as e:
+        found = Ended(waits=False, failure=_failure(stage, e))
+        raise
+    finally:
+        if file is not None:
+            write_json(file, found)
+
+
+def _failure(stage: str, error: BaseException) -> Failure:
+    what = error.what if isinstance(error, ReleaseBotError) else f"{type(error).__name__}: {error}"
+    shown = log.redact(log.printable(what)).replace("\n", " ")[:MAX_CHARS]
+    return Failure(stage=stage, failure_class=attempts.failure_class(error), what=shown)
 
 
 def output(**values: str) -> None:
@@ -81,10 +112,14 @@ def read(text: str) -> dict[str, JobResult]:
 
 
 def failure_in(results: Mapping[str, JobResult]) -> Failure | None:
-    """The first job's that failed or was cancelled. One that left no word lost its runner."""
+    """The first job's that failed or was cancelled. One that left no word lost its runner.
+
+    A `prepare` that says that the release is not due ends as a failure where only a person can mend that;
+    nothing was tried.
+    """
     for name in JOBS:
         job = results.get(name)
-        if job is None or job.result in ("success", "skipped"):
+        if job is None or job.result in ("success", "skipped") or job.outputs.get("proceed") == "false":
             continue
         try:
             return Failure.model_validate_json(job.outputs.get("failure", ""))
@@ -94,25 +129,58 @@ def failure_in(results: Mapping[str, JobResult]) -> Failure | None:
     return None
 
 
+def held_by(state: State, holder: str, run_url: str) -> Work | None:
+    """What the run `holder` holds the lease on; None for nothing, as when it ended before it took one."""
+    for path in state.list("leases/"):
+        found, _ = load(state, path, Lease)
+        if found and found.holder == holder:
+            return Work(
+                key=found.key,
+                base=found.base,
+                revision=found.revision,
+                recipe=found.recipe,
+                run_url=run_url,
+            )
+    return None
+
+
 def finish(
     state: State, work: Work, results: Mapping[str, JobResult], *, holder: str, now: datetime
 ) -> Finished:
     """Record what failed, if anything did, and give the run's lease back."""
     failure = failure_in(results)
     if failure:
-        attempt = Attempt(
-            key=work.key,
-            base=work.base,
-            revision=work.revision,
-            recipe=work.recipe,
-            stage=failure.stage,
-            failure_class=failure.failure_class,
-            what=failure.what,
-            at=now,
-            run_url=work.run_url,
-            run_id=holder,
-        )
-        attempts.record(state, attempt)
+        _record(state, work, failure, holder, now)
     found, _ = load(state, lease_path(work.key), Lease)
     mine = found is not None and found.holder == holder and lease.release(state, found)
     return Finished(key=work.key, recorded=failure, given_back=mine)
+
+
+def finish_publishing(state: State, work: Work, ended: Path, *, holder: str, now: datetime) -> Finished:
+    """Record how publishing failed, if it did. A job that left no word lost its runner, or never began."""
+    try:
+        found = read_json(ended, Ended)
+    except InputError:
+        what = "the job publish ended without a word: its runner was lost, or it was stopped"
+        found = Ended(
+            waits=False, failure=Failure(stage="publish", failure_class="infrastructure", what=what)
+        )
+    if found.failure:
+        _record(state, work, found.failure, holder, now)
+    return Finished(key=work.key, recorded=found.failure, given_back=False)
+
+
+def _record(state: State, work: Work, failure: Failure, holder: str, now: datetime) -> None:
+    attempt = Attempt(
+        key=work.key,
+        base=work.base,
+        revision=work.revision,
+        recipe=work.recipe,
+        stage=failure.stage,
+        failure_class=failure.failure_class,
+        what=failure.what,
+        at=now,
+        run_url=work.run_url,
+        run_id=holder,
+    )
+    attempts.record(state, attempt)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bot import log, repo
@@ -88,13 +89,21 @@ def _run_stage(job: Job, name: str) -> str:
     return state
 
 
+def afresh(job: Job) -> Job:
+    """The same job, to be staged anew where what was staged is closed: for a release that is to be retried.
+
+    What is still open was staged since, and stays.
+    """
+    return replace(job, restage=upload.is_refused(job.release, job.hub))
+
+
 def done_elsewhere(job: Job) -> str | None:
     """`staged` or `published` when the Hub holds this key and this folder did not make it.
 
     Such work is not done again: quantizing twice gives other bytes. Where the folder holds an audited
     checkpoint, the stages go on from it instead. Raises Refused when the release was refused.
     """
-    if job.workspace.evidence("audit").is_file():
+    if job.restage or job.workspace.evidence("audit").is_file():
         return None
     found = upload.standing(job.release, job.hub)
     if found is None:

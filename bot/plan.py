@@ -30,6 +30,8 @@ from bot.state import Step, Tracked
 MAX_JOBS: Final = 256
 METADATA_MINUTES: Final = 45
 Kind = Literal["release", "metadata"]
+# States in which something of a release is at its target, or about to be.
+CLAIMING: Final = ("published", "waiting_for_publisher", "in_review", "staged", "building")
 
 
 class PlanEntry(Model):
@@ -105,7 +107,9 @@ def plan(
 ) -> Plan:
     """Every job to start now, in the order to start them, and every pair that is none."""
     planner = _Planner(recipes, world, fleet, organization, keys, now)
-    for base in bases:
+    known = list(bases)
+    planner.own(known)
+    for base in known:
         planner.consider(base)
     entries = [each for _, each in sorted(planner.entries, key=lambda pair: pair[0])]
     if paused is not None:
@@ -135,6 +139,28 @@ class _Planner:
     entries: list[tuple[tuple[object, ...], PlanEntry]] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
+
+    def own(self, bases: list[Tracked]) -> None:
+        """Whose each target repo is, over every base by every recipe and not only those that are due now.
+
+        Of two bases of one name it is the one whose release is there or on its way, else the first.
+        """
+        rivals: dict[str, list[tuple[Tracked, Recipe]]] = {}
+        for base in bases:
+            for recipe in self.recipes.usable:
+                if base.steps and _unfit(base, recipe) is None:
+                    for name in {base.repo_id, base.steps[-1].repo_id}:
+                        rivals.setdefault(self._target(name, recipe), []).append((base, recipe))
+        for target, pairs in rivals.items():
+            owner = pairs[0] if len(pairs) == 1 else min(pairs, key=lambda pair: self._rank(*pair))
+            self.owners[target] = owner[0].repo_id
+
+    def _rank(self, base: Tracked, recipe: Recipe) -> int:
+        """The less, the more a target is this base's. What a person does not want holds no place."""
+        states = [self._status(step, recipe).state for step in base.steps]
+        if any(each in CLAIMING for each in states):
+            return 0
+        return 2 if states[-1] in ("refused", "skipped") else 1
 
     def consider(self, base: Tracked) -> None:
         for name, why in self.recipes.unusable.items():
@@ -167,6 +193,7 @@ class _Planner:
             code = wanted.state if wanted.queued_by is None or wanted.state != "planned" else "queued"
             detail = wanted.detail or (f"in the matrix of run {wanted.queued_by}" if code == "queued" else "")
             return self._skip(base, recipe.name, code, detail, wanted.key, wanted.until)
+        # One whose publishing failed for good is quarantined by now, and holds nothing up.
         before = (self._status(step, recipe) for step in reversed(earlier))
         last = next((e for e in before if e.state in ("published", "waiting_for_publisher")), None)
         if last and last.state == "waiting_for_publisher":
@@ -195,7 +222,7 @@ class _Planner:
 
     def _enter(self, base: Tracked, recipe: Recipe, wanted: ReleaseStatus, public: str | None) -> None:
         target = self._target(wanted.base, recipe)
-        owner = self.owners.setdefault(target, base.repo_id)
+        owner = self.owners.get(target, base.repo_id)
         if owner != base.repo_id:
             reason = f"{target} is where the release of {owner} goes: two bases of one name"
             return self._skip(base, recipe.name, "target_taken", reason, wanted.key)

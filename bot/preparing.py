@@ -11,33 +11,40 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from bot import changes, lease, naming, recipe
+from bot import changes, lease, log, naming, recipe, repo
 from bot.commands_watching import QUEUE_TTL, tick
 from bot.config import Config
 from bot.edges import listing
 from bot.edges.hub import Hub
-from bot.errors import InputError, Refused
+from bot.errors import InfrastructureError, InputError, Refused
 from bot.fleet import Fleet
 from bot.lease import Work
 from bot.ledger import CardPull
 from bot.models import SCHEMA_VERSION, Model
 from bot.plan import PlanEntry, Skip
-from bot.state import Seen, State, Step, Tracked, load, seen_path
+from bot.review import decisions
+from bot.state import Queued, Seen, State, Step, Tracked, load, queued_path, save, seen_path
 from bot.watch import Watched
 from bot.watching import rules
 
 # What needs no person: the release is there, or somebody is at it.
 QUIET: Final = ("published", "in_review", "building", "queued", "waiting_for_publisher", "lost_race")
 
+MAX_RACES: Final = 16
+
 
 class Prepared(Model):
-    """`release-bot prepare --json`: what the run's other jobs are told; `code` says why it stops here."""
+    """`release-bot prepare --json`: what the run's other jobs are told; `code` says why it stops here.
+
+    `restage`: what is staged was refused, and a person said retry since.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     proceed: bool
     code: str
     why: str
     entry: PlanEntry | None
+    restage: bool = False
 
     @property
     def is_quiet(self) -> bool:
@@ -61,7 +68,7 @@ def prepare(
     """Plan one base by one recipe, take its lease, and make the private repo that the build will fill.
 
     `work` names the run; `key` is the matrix's, empty where a person asked. Raises UsageError, InputError,
-    and Refused when the key is another one by now.
+    and Refused when the key is another one by now, or the repo is another base's.
     """
     recipe.load(recipe_name)
     found = _planned(_base(text, hub, state), recipe_name, settings, hub, state, runners, cards)
@@ -74,17 +81,57 @@ def prepare(
             why="the base, the recipe or the data sets' stand-ins changed since the plan",
             fix="nothing: the next tick plans it again",
         )
+    repo.refuse_other_base(hub, found.target_repo, found.base)
     if dry_run:
         return Prepared(proceed=False, code="dry_run", why=found.why, entry=found)
     ours = Work(
         key=found.key, base=found.base, revision=found.revision, recipe=recipe_name, run_url=work.run_url
     )
     try:
-        lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
+        held = lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
     except Refused as e:
         return Prepared(proceed=False, code="lost_race", why=e.what, entry=None)
-    hub.create_private(found.target_repo)
-    return Prepared(proceed=True, code="due", why=found.why, entry=found)
+    try:
+        hub.create_private(found.target_repo)
+        restage = _is_to_restage(found, hub, state)
+    except BaseException:  # the next jobs will not run, and the lease lasts as long as they might
+        lease.release(state, held)
+        raise
+    return Prepared(proceed=True, code="due", why=found.why, entry=found, restage=restage)
+
+
+def leave_queue(state: State, key: str, *, run: str) -> None:
+    """Take `key` out of its run's queue: nothing of it is under way there, and the next tick may plan it.
+
+    Many jobs of a run may do so at once. That it cannot be done hides nothing: a queue's time runs out.
+    """
+    path = queued_path(run)
+    for _ in range(MAX_RACES):
+        try:
+            found, version = load(state, path, Queued)
+            if found is None or key not in found.keys:
+                return
+            left = [each for each in found.keys if each != key]
+            save(state, path, found.model_copy(update={"keys": left}), version=version)
+        except Refused:
+            continue
+        except (InfrastructureError, InputError) as e:
+            log.warning(f"{key} was not taken out of {path}: {e.what}")
+        return
+
+
+def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:
+    """Whether weights of this release were refused on the Hub, and a person said retry since.
+
+    By the title alone, since the account of the jobs that build is another one; `build` looks at its own.
+    """
+    if decisions.newest(state, entry.key) != "retry":
+        return False
+    title = f"Release {entry.key}:"
+    return any(
+        each.status == "closed" and each.title.startswith(title)
+        for each in hub.pull_requests(entry.target_repo)
+    )
 
 
 def _ttl(entry: PlanEntry) -> timedelta:

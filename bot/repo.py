@@ -7,13 +7,15 @@ what people review and may still change.
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot import log
-from bot.edges.hub import Hub, RepoState, digests_of
-from bot.errors import InputError, Refused
+from bot import log, naming
+from bot.edges.hub import Hub, RepoState, digests_of, translated
+from bot.errors import InputError, Refused, UsageError
 from bot.models import FileDigest, Release
 
 CARD_FILES = ("README.md", "evidence.json")
@@ -62,6 +64,53 @@ def refuse_rehearsal(release: Release, hub: Hub) -> None:
         why="; ".join(reasons) or "its base came from an embedded Hub",
         fix="pin the recipe (`release-bot recipes pin`) and run it without --set",
     )
+
+
+def read(hub: Hub, repo_id: str, path: str, revision: str) -> bytes:
+    """A small file of a repo. Raises InputError, InfrastructureError."""
+    with tempfile.TemporaryDirectory() as folder, translated(f"{repo_id}@{revision} {path}"):
+        return Path(hub.api.hf_hub_download(repo_id, path, revision=revision, local_dir=folder)).read_bytes()
+
+
+def refuse_other_base(hub: Hub, target: str, base: str) -> None:
+    """Raises Refused when `target` holds a release of another base than `base`."""
+    if other := other_base(hub, target, base):
+        raise Refused(
+            f"{target} holds the release of {other}, not of {base}",
+            where=hub.url(target),
+            why="two bases of one name: neither may replace the other's weights, or lend it its side files",
+            fix="leave one of them out of what is watched, or release it by hand elsewhere",
+        )
+
+
+def other_base(hub: Hub, target: str, base: str) -> str | None:
+    """The base that `target` holds a release of, where it is not `base`: then it is not this one's to fill.
+
+    Targets are named after their base's own name, which two authors may have given. A base that was renamed
+    is the same one still: the Hub leads from its old name to the new.
+    """
+    if not hub.exists(target):
+        return None
+    state = hub.state(target)
+    if "evidence.json" not in state.files:
+        return None
+    try:
+        content = json.loads(read(hub, target, "evidence.json", state.revision))
+        found = naming.parse_base(content["release"]["base"]["repo_id"])[0]
+    except (ValueError, KeyError, TypeError, UsageError) as e:
+        raise Refused(
+            f"the evidence on {target} does not say which base it is of",
+            where=hub.url(target),
+            fix="look at who wrote it, and mend or remove it",
+        ) from e
+    return None if found == base or _now(hub, found) == base else found
+
+
+def _now(hub: Hub, repo_id: str) -> str | None:
+    try:
+        return hub.state(repo_id).repo_id
+    except InputError:
+        return None
 
 
 def digests(folder: Path, extra: dict[str, Path]) -> dict[str, LocalFile]:

@@ -21,7 +21,7 @@ from typing import Annotated, Final, Literal, Protocol, TypeVar
 from pydantic import AwareDatetime, Field, ValidationError
 
 from bot import naming
-from bot.errors import InputError, Refused, UsageError
+from bot.errors import InputError, Refused, Stopped, UsageError
 from bot.models import SCHEMA_VERSION, CommitSha, Model
 
 PAUSED: Final = "paused.json"
@@ -267,9 +267,9 @@ def paused(state: State) -> Paused | None:
 
 
 def refuse_paused(state: State) -> None:
-    """Raises Refused while the kill switch is on; asked before anything is written anywhere."""
+    """Raises Stopped while the kill switch is on; asked before anything is written anywhere."""
     if found := paused(state):
-        raise Refused(
+        raise Stopped(
             f"paused by {found.who}: {found.why}",
             where=f"state: {PAUSED}",
             fix="delete that file to go on",

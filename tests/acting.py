@@ -200,6 +200,8 @@ def run_event(pull: Any, conclusion: str) -> dict[str, Any]:
         "head_branch": pull.head.ref,
         "head_sha": pull.head.sha,
         "head_repository": {"full_name": REPOSITORY["full_name"]},
-        "triggering_actor": {"login": "ann", "type": "User"},
+        "actor": {"login": "ann", "type": "User"},
+        "created_at": (pull.closed_at or pull.created_at).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "run_attempt": 1,
     }
     return {"action": "completed", "workflow_run": run}

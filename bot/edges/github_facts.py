@@ -6,6 +6,7 @@ Taken from the answers that listings give: nothing here asks again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pull:
-    """A pull request as a listing tells it; `same_repo`: its branch lies in this repository, in no fork."""
+    """A pull request as a listing tells it.
+
+    `same_repo`: its branch lies in this repository, in no fork. `closed_at` is None while it is open.
+    """
 
     number: int
     title: str
@@ -29,6 +33,7 @@ class Pull:
     same_repo: bool
     labels: tuple[str, ...]
     url: str
+    closed_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,13 @@ def pull_of(raw: RawPull) -> Pull:
         same_repo=head_repo is not None and head_repo.full_name == raw.base.repo.full_name,
         labels=tuple(each.name for each in raw.labels),
         url=raw.html_url,
+        closed_at=_with_zone(raw.closed_at),
     )
+
+
+def _with_zone(at: datetime | None) -> datetime | None:
+    """GitHub's times are UTC, which its clients do not always say."""
+    return at.replace(tzinfo=UTC) if at and at.tzinfo is None else at
 
 
 def issue_of(raw: Any) -> Issue:

@@ -331,7 +331,7 @@ def _translate(error: BaseException, where: str) -> ReleaseBotError | None:
             "the Hub gives this job no token for the repo",
             where=where,
             why="it has no Trusted Publisher for this repository, workflow, branch and environment",
-            fix="set one in the repo's settings on the Hub (README: publishing), or use HF_TOKEN",
+            fix="set one in the repo's settings on the Hub, or use HUB_PUBLISH_TOKEN (docs/identities.md)",
         )
     if isinstance(error, errors.GatedRepoError):
         return InputError(

@@ -4,7 +4,9 @@ Compare-and-swap is GitHub's: a file is written through the contents API against
 it replaces, and the branch moves from the very commit that was looked at, else the answer is 409 or 422. Two
 runs that write *different* documents at once meet the same answer, because the branch is one; therefore a
 conflict is looked into, and tried again unless the document itself is another one now. A write whose answer
-was lost is found by reading: documents name who wrote them and when.
+was lost, or that GitHub failed over, is looked into likewise: documents name who wrote them and when. Refused
+is therefore said only where somebody else changed the document; a branch that is never free is a fault of the
+infrastructure.
 
 Refs are not used for leases: a ref can be created by one only, but has no expiry and cannot be taken over
 by comparing.
@@ -19,6 +21,8 @@ import io
 import random
 import tarfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from bot.edges.github import GitHub
@@ -26,7 +30,9 @@ from bot.errors import InfrastructureError, InputError, Refused
 from bot.state import Document, State, check_path, lost_race
 
 BRANCH: Final = "release-bot-state"
-ATTEMPTS = 6
+ATTEMPTS = 10
+FAULTS = 3  # of GitHub's, within one write; what asks has waited for rate limits by then
+MAX_DOUBLINGS = 5
 MAX_SNAPSHOT_BYTES = 256 * 2**20
 _README = b"What release-bot remembers between runs. Written by the bot: see bot/state.py.\n"
 
@@ -44,33 +50,53 @@ class BranchState:
 
     def write(self, path: str, text: str, *, version: str | None) -> None:
         """Write over exactly `version`; None: it must not exist. Raises Refused when somebody was faster."""
-        check_path(path)
-        for attempt in range(ATTEMPTS):
-            try:
-                self._github.put(
-                    path, text.encode(), branch=self.branch, message=f"Write {path}", replaces=version
-                )
-                return
-            except InfrastructureError:
-                if self._is(path, text):  # the answer was lost, not the write
-                    return
-                raise
-            except (Refused, InputError) as e:
-                self._require_unchanged(path, version, e, is_last=attempt + 1 == ATTEMPTS)
-                time.sleep(self._pause_s * (attempt + random.random()))
-        raise lost_race(path)
+        data = text.encode()
+
+        def put() -> None:
+            self._github.put(path, data, branch=self.branch, message=f"Write {path}", replaces=version)
+
+        self._change(path, put, version=version, wanted=text)
 
     def delete(self, path: str, version: str) -> None:
         """Delete exactly `version`. Raises Refused when somebody was faster."""
+
+        def remove() -> None:
+            self._github.remove(path, branch=self.branch, message=f"Delete {path}", replaces=version)
+
+        self._change(path, remove, version=version, wanted=None)
+
+    def _change(
+        self, path: str, call: Callable[[], None], *, version: str | None, wanted: str | None
+    ) -> None:
+        """`call` until the document is `wanted`, for as long as it is still at `version`.
+
+        Raises Refused when somebody was faster, InfrastructureError when the branch is never free.
+        """
         check_path(path)
+        num_faults = num_denied = 0
         for attempt in range(ATTEMPTS):
             try:
-                self._github.remove(path, branch=self.branch, message=f"Delete {path}", replaces=version)
-                return
-            except (Refused, InputError) as e:
-                self._require_unchanged(path, version, e, is_last=attempt + 1 == ATTEMPTS)
-                time.sleep(self._pause_s * (attempt + random.random()))
-        raise lost_race(path)
+                return call()
+            except (InfrastructureError, Refused, InputError) as e:
+                num_faults += isinstance(e, InfrastructureError)
+                num_denied += isinstance(e, InputError)
+                if self._github.head(self.branch) is None:
+                    self._create()
+                found = self.read(path)
+                if num_faults and (found.text if found else None) == wanted:
+                    return None  # the answer was lost, not the change
+                if (found.version if found else None) != version:
+                    raise lost_race(path) from e
+                if num_faults == FAULTS or num_denied == 2:  # a branch that was missing is denied once
+                    raise
+                last = e
+            time.sleep(self._pause_s * 2 ** min(attempt, MAX_DOUBLINGS) * random.uniform(0.5, 1))
+        raise InfrastructureError(
+            f"{path} could not be written: others wrote to the state's branch {ATTEMPTS} times in between",
+            where=f"state: {path}",
+            why=last.what,
+            fix="run the same command again",
+        ) from last
 
     def list(self, prefix: str) -> list[str]:
         """The paths that begin with `prefix`, sorted; one request, however many there are."""
@@ -83,20 +109,6 @@ class BranchState:
         """Every document as of now, in two requests: for planning and showing, which read thousands."""
         head = self._github.head(self.branch)
         return Snapshot(self, _unpacked(self._github.archive(head)) if head else {})
-
-    def _is(self, path: str, text: str) -> bool:
-        found = self.read(path)
-        return found is not None and found.text == text
-
-    def _require_unchanged(self, path: str, version: str | None, error: Exception, *, is_last: bool) -> None:
-        """Make the branch where it is missing. Raises Refused when the document is another one by now."""
-        if self._github.head(self.branch) is None:
-            self._create()
-        found = self.read(path)
-        if (found.version if found else None) != version:
-            raise lost_race(path) from error
-        if is_last:
-            raise error
 
     def _create(self) -> None:
         try:
@@ -118,7 +130,8 @@ class Snapshot:
 
     def write(self, path: str, text: str, *, version: str | None) -> None:
         """Write over exactly `version`. Raises Refused when somebody was faster."""
-        self._state.write(path, text, version=version)
+        with self._fresh_after_a_race(path):
+            self._state.write(path, text, version=version)
         self._documents[path] = text
 
     def list(self, prefix: str) -> list[str]:
@@ -126,8 +139,22 @@ class Snapshot:
 
     def delete(self, path: str, version: str) -> None:
         """Delete exactly `version`. Raises Refused when somebody was faster."""
-        self._state.delete(path, version)
+        with self._fresh_after_a_race(path):
+            self._state.delete(path, version)
         self._documents.pop(path, None)
+
+    @contextmanager
+    def _fresh_after_a_race(self, path: str) -> Iterator[None]:
+        """Whoever lost a race reads again, and must then see who won it."""
+        try:
+            yield
+        except Refused:
+            found = self._state.read(path)
+            if found is None:
+                self._documents.pop(path, None)
+            else:
+                self._documents[path] = found.text
+            raise
 
 
 def blob_id(data: bytes) -> str:

@@ -21,6 +21,7 @@ from bot.models import Model, UploadEvidence
 from bot.repo import HUB_OWN_FILES, is_card_file
 from bot.review import decisions, labels, words
 from bot.review.check import Verdict
+from bot.review.layout import key_of
 from bot.review.pull import of_release
 from bot.state import State, refuse_paused
 
@@ -42,14 +43,17 @@ def comment(
 ) -> Commented:
     """Bring the comment up to date for the commit that was checked.
 
-    Raises InputError for a verdict that is none.
+    A check that left no verdict is told as one that does not hold: else the comment before it would stand.
     """
     refuse_paused(state)
-    verdict = read_verdict(verdict_file)
     pull = _pull_of(github, head_sha, branch)
     if pull is None:
-        log.info("no open pull request of this repository is at that commit: nothing to comment")
+        log.info("no card's open pull request of this repository is at that commit: nothing to comment")
         return Commented(number=None, passed=False, state="no_pull_request", digests=[])
+    try:
+        verdict = read_verdict(verdict_file)
+    except InputError as e:
+        verdict = Verdict(passed=False, cards=[], problems=[e.what, f"{e.why}: {e.fix}"])
     digests = _record_problems(github, state, hub, pull)
     passed = verdict.passed and not digests
     told = _keep_one(github, pull, text(verdict, digests, head_sha))
@@ -74,7 +78,9 @@ def read_verdict(path: Path) -> Verdict:
 
 
 def _pull_of(github: GitHub, head_sha: str, branch: str) -> Pull | None:
-    """The open pull request at that commit; the event's own word for it would be the pull request's."""
+    """A card's open pull request at that commit; the event's own word for it would be the pull request's."""
+    if key_of(branch) is None:
+        return None
     found = github.pulls(branch=branch, state="open")
     return next((each for each in found if each.head_sha == head_sha and each.branch == branch), None)
 
@@ -140,7 +146,7 @@ def text(verdict: Verdict, digests: list[str], head_sha: str) -> str:
             else "re-rendered from its evidence, the same to the byte"
         )
         lines += [f"- {words.code(each.folder)}: {found}"]
-    if not verdict.cards:
+    if not verdict.cards and not verdict.problems:
         lines += ["- no card was found"]
     weights = "not what the evidence says" if digests else "every digest as in the evidence"
     lines += [f"- on the Hub and in the records: {weights}"]

@@ -13,17 +13,22 @@ from bot.state import Decision, Decisions, State, decisions_path, load, save
 
 MAX_RACES: Final = 8
 MAX_KEPT: Final = 200
+UNKNOWN: Final = "unknown"
 
 
 def record(state: State, decision: Decision) -> bool:
-    """Add `decision` to its key's; False when it stands there already. Raises Refused after lost races."""
+    """Add `decision` to its key's; False when it stands there already. Raises Refused after lost races.
+
+    A refusal is one by the moment of the closing, whoever tells it; one by a known person names an unknown's.
+    """
     path = decisions_path(decision.key)
     for races_left in reversed(range(MAX_RACES)):
         found, version = load(state, path, Decisions)
         before = found.decisions if found else []
         if any(_same(each, decision) for each in before):
             return False
-        after = Decisions(key=decision.key, decisions=[*before, decision][-MAX_KEPT:])
+        kept = [each for each in before if not _names(decision, each)]
+        after = Decisions(key=decision.key, decisions=[*kept, decision][-MAX_KEPT:])
         try:
             save(state, path, after, version=version)
             return True
@@ -34,7 +39,15 @@ def record(state: State, decision: Decision) -> bool:
 
 
 def _same(one: Decision, other: Decision) -> bool:
+    """Whether `other` says nothing that `one` does not say."""
+    if one.kind == other.kind == "refuse":
+        return one.at == other.at and (one.who == other.who or one.who != UNKNOWN)
     return (one.kind, one.who, one.at, one.gates) == (other.kind, other.who, other.at, other.gates)
+
+
+def _names(one: Decision, other: Decision) -> bool:
+    """Whether `one` is the same refusal as `other`, which did not know whose it was."""
+    return one.kind == other.kind == "refuse" and one.at == other.at and other.who == UNKNOWN
 
 
 def newest(state: State, key: str) -> Literal["refuse", "skip", "retry"] | None:

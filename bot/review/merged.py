@@ -2,7 +2,8 @@
 
 A push alone is not enough: somebody could write a card to the default branch directly. The card's files must
 be those of the merge commit of a pull request from `release/<key>` in this repository, unchanged since, and
-an override in its evidence one that was commanded and recorded.
+an override in its evidence one that was commanded and recorded. Where the App's login is configured, it must
+have opened that pull request: anybody who may push can open one from a branch of that name.
 """
 
 from __future__ import annotations
@@ -65,9 +66,17 @@ def merged_card(github: GitHub, state: State, root: Path, folder: str) -> Merged
         raise Refused(f"the evidence is of {release.target_repo}, and lies in {folder}", where=folder)
     branch = naming.branch(naming.parse_key(release.key))
     pulls = [each for each in github.pulls(branch=branch, state="closed") if each.state == "merged"]
-    pull = next((each for each in pulls if each.base == github.default_branch and each.merge_sha), None)
+    main = github.default_branch
+    pull = next((e for e in pulls if e.base == main and e.same_repo and e.merge_sha), None)
     if pull is None or pull.merge_sha is None:
         raise Refused(f"no merged pull request of {branch} brought this card", where=folder)
+    if github.login and pull.author != github.login:
+        raise Refused(
+            f"pull request {pull.number} was opened by {pull.author}, not by {github.login}",
+            where=pull.url,
+            why="a card is the bot's own; somebody else's is not what was built",
+            fix="let the bot open it: comment /retry, or check RELEASE_BOT_GITHUB_LOGIN",
+        )
     tree = github.tree(pull.merge_sha)
     if differing := _differing(files, tree, folder):
         raise Refused(

@@ -42,7 +42,7 @@ def refuse(github: GitHub, state: State, hub: Hub, *, number: int, who: str, at:
             fix="close it to refuse the release",
         )
     why = f"pull request {number} was closed without merging"
-    said = Decision(key=key, kind="refuse", who=who[:200] or "unknown", why=why, at=at, gates=[])
+    said = Decision(key=key, kind="refuse", who=who[:200] or decisions.UNKNOWN, why=why, at=at, gates=[])
     recorded = decisions.record(state, said)
     github.relabel(pull, {labels.REFUSED}, among=labels.OF_END)
     try:

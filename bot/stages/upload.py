@@ -75,6 +75,11 @@ def standing(release: Release, hub: Hub) -> PullRequest | None:
     return newest
 
 
+def is_refused(release: Release, hub: Hub) -> bool:
+    """Whether our newest pull request for this key is closed: a person said no."""
+    return max(((each.num, each.status) for each in _ours(release, hub)), default=(0, ""))[1] == "closed"
+
+
 def withdraw(release: Release, hub: Hub) -> None:
     """Take our own pull requests for this key out of the way, so that it can be staged afresh.
 

@@ -20,7 +20,7 @@ from bot.checkpoint.documents import dump, parse_object
 from bot.checkpoint.files import Source, same_content
 from bot.checkpoint.overlay import Overlay
 from bot.checkpoint.source import HubSource
-from bot.edges.hub import Hub, PullRequest, RepoState, translated
+from bot.edges.hub import Hub, PullRequest, RepoState
 from bot.errors import AuditFailed, InfrastructureError, Refused
 from bot.evidence import AuditEvidence, Evidence, Republished
 from bot.job import Job, recipe_of, require_key
@@ -54,6 +54,8 @@ def build(job: Job, predecessor: str) -> bool:
     repo.refuse_rehearsal(job.release, hub)
     main = hub.state(target)
     before = _published(hub, target, main, naming.parse_key(predecessor))
+    if job.restage:
+        uploading.withdraw(job.release, hub)
     pull = uploading.standing(job.release, hub)
     if pull is None:
         pull = _stage(job, before, main)
@@ -63,7 +65,7 @@ def build(job: Job, predecessor: str) -> bool:
 
 def _published(hub: Hub, target: str, main: RepoState, key: str) -> Evidence:
     """The evidence on main, which must be of the release whose weights are kept."""
-    found = Evidence.model_validate_json(_read(hub, target, "evidence.json", main.revision))
+    found = Evidence.model_validate_json(repo.read(hub, target, "evidence.json", main.revision))
     require_key(found.release, key)
     if found.release.target_repo != target:
         raise Refused(f"the evidence on {target} is of {found.release.target_repo}", where=target)
@@ -96,6 +98,7 @@ def _config(published: Source, base: Source) -> bytes | None:
 def _stage(job: Job, before: Evidence, main: RepoState) -> PullRequest:
     """Audit what it will be, then open the pull request: one commit of what changes."""
     target, base = job.release.target_repo, job.release.base
+    repo.refuse_other_base(job.hub, target, base.repo_id)
     token = str(job.hub.api.token) if job.hub.api.token else None
     published = HubSource(target, main.revision, token=token)
     original = HubSource(base.repo_id, base.revision, token=token)
@@ -166,7 +169,7 @@ def _write_evidence(job: Job, before: Evidence, pull: PullRequest) -> None:
     """The work folder as a full build would leave it, from what is staged."""
     space, hub, target = job.workspace, job.hub, job.release.target_repo
     state = hub.state(target, pull.revision)
-    data = _read(hub, target, BUILD, state.revision)
+    data = repo.read(hub, target, BUILD, state.revision)
     built = evidence.Build.model_validate_json(data)
     if built.release != job.release:
         raise Refused("what is staged is another release", where=target, fix="close its pull request")
@@ -211,7 +214,7 @@ def _uploaded(job: Job, before: Evidence, pull: PullRequest, state: RepoState) -
         elif path in known and before.upload.blob_ids.get(path) == remote.blob_id:
             files.append(known[path])
         else:
-            files.append(_digest(path, _read(job.hub, target, path, state.revision)))
+            files.append(_digest(path, repo.read(job.hub, target, path, state.revision)))
     main = job.hub.state(target)
     return UploadEvidence(
         inputs_digest=digest("metadata", job.release.key, before.release.key),
@@ -228,8 +231,3 @@ def _uploaded(job: Job, before: Evidence, pull: PullRequest, state: RepoState) -
 
 def _digest(path: str, data: bytes) -> FileDigest:
     return FileDigest(path=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _read(hub: Hub, repo_id: str, path: str, revision: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder, translated(f"{repo_id}@{revision} {path}"):
-        return Path(hub.api.hf_hub_download(repo_id, path, revision=revision, local_dir=folder)).read_bytes()

@@ -13,7 +13,7 @@ from contract.test_publish import Case
 from huggingface_hub._oidc import exchange_oidc_token
 from idtokens import Issuer
 
-from bot import localhub
+from bot import localhub, repo
 from bot.edges.hub import Hub
 from bot.errors import InputError, NoPublisher, ReleaseBotError
 from bot.models import UploadEvidence
@@ -113,6 +113,20 @@ def test_the_build_s_token_neither_creates_nor_publishes(case: Case, place: Plac
     state = case.hub.state(case.repo)
     assert state.private
     assert "model.safetensors" not in state.files, "main is as it was"
+
+
+def test_a_retry_is_seen_by_prepare_and_staged_anew_by_build(case: Case, place: Place) -> None:
+    """The two have accounts of their own: whose the refused pull request is does not tell."""
+    first = staged(case, place)
+    build, prepare = place.as_token("hf_build"), place.as_token("hf_prepare")
+    case.close(first)
+    assert [each.status for each in prepare.pull_requests(case.repo)] == ["closed"]
+    assert repo.other_base(prepare, case.repo, case.base_repo) is None
+    assert upload.is_refused(case.release, build)
+    assert not upload.is_refused(case.release, prepare), "it is the builder's"
+    upload.withdraw(case.release, build)
+    assert not upload.is_refused(case.release, build)
+    assert staged(case, place).pr_num > first.pr_num
 
 
 @pytest.mark.parametrize("token", ["hf_prepare", "hf_curate"])

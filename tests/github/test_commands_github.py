@@ -228,6 +228,32 @@ def test_dashboard_and_status_show_the_same(
     assert (tmp_path / "output").read_text().endswith("approved=[]\n")
 
 
+def test_weights_that_were_closed_on_the_hub_are_told_while_their_card_is_open(
+    github: GitHub, state: BranchState, hub: Hub, capsys: pytest.CaptureFixture[str]
+):
+    for dataset in {each.dataset for name in recipes.names() for each in recipes.load(name).sets()}:
+        hub.api.create_repo(dataset, repo_type="dataset", exist_ok=True)
+    _, version = load(state, watched_path("Qwen"), Roster)
+    step = Step(repo_id="Qwen/Qwen3.6-2B", revision="b" * 40, kind="weights")
+    base = tracked().model_copy(update={"repo_id": step.repo_id, "hub_id": "2B", "steps": [step]})
+    save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[base]), version=version)
+    key = next(e["key"] for e in printed(capsys, "status")["releases"] if e["recipe"] == "nvfp4")
+    target = "release-bot/Qwen3.6-2B-NVFP4"
+    hub.create_private(target)
+    options = {"commit_message": f"Release {key}: x", "create_pr": True}
+    hub.api.upload_file(repo_id=target, path_in_repo="x", path_or_fileobj=b"x", **options)
+    branch = f"release/{key}"
+    github.commit(branch, {"x": b"1"}, message="m", parent=github.head("main"), on=None)
+    github.open_pull(branch=branch, base="main", title="x", body="")
+
+    def now() -> dict[str, Any]:
+        return next(each for each in printed(capsys, "status")["releases"] if each["key"] == key)
+
+    assert (now()["state"], now()["links"].keys()) == ("in_review", {"repo", "weights", "card"})
+    hub.api.change_discussion_status(target, 1, "closed")
+    assert (now()["state"], now()["detail"]) == ("refused", f"pull request 1 of {target} was closed")
+
+
 def test_status_needs_no_github(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.delenv("GITHUB_TOKEN")
     assert printed(capsys, "status")["releases"] == []

@@ -134,6 +134,24 @@ def test_a_box_that_was_ticked_before_is_not_this_persons(github: GitHub, state:
     assert dashboard.obey(github, state, later) == ([], "no box was ticked")
 
 
+@pytest.mark.parametrize(
+    ("done", "now", "approved"),
+    [
+        (["approve"], "waiting_for_publisher", True),
+        (["retry"], "waiting_for_publisher", True),
+        (["retry", "approve"], "waiting_for_publisher", True),
+        (["retry"], "planned", False),
+        (["skip"], "waiting_for_publisher", False),
+    ],
+)
+def test_a_retry_of_what_failed_to_publish_publishes(
+    github: GitHub, state: BranchState, done: list[str], now: str, approved: bool
+):
+    told = [f"{kind} {KEY}" for kind in done]
+    shown = dashboard.show(github, state, seen(now), done=told, ignored=None)
+    assert shown.approved == ([KEY] if approved else [])
+
+
 def test_paused_stops_both(github: GitHub, state: BranchState, tmp_path: Path):
     show(github, state, seen())
     asked = edit(github)

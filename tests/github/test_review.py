@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from bot.edges.hub import Hub
 from bot.edges.state_branch import BranchState
 from bot.errors import InfrastructureError, InputError, Refused
 from bot.models import write_json
-from bot.review import check, commanding, comment, decisions, labels, merged
+from bot.review import check, closed, commanding, comment, decisions, labels, merged
 from bot.review.pull import bring, of_release
 from bot.review.refuse import refuse
 from bot.state import Decisions, decisions_path, load
@@ -122,6 +122,34 @@ def test_the_verdict_of_another_commit_is_not_this_ones(
     assert comments(github, pull) == []
 
 
+def test_a_pull_request_that_is_no_card_s_is_left_alone(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """A person's change of a card's prose on another branch is none of the comment's business."""
+    branch = "mend-a-card"
+    github.commit(branch, {"y": b"1"}, message="m", parent=github.head("main"), on=None)
+    pull = github.open_pull(branch=branch, base="main", title="x", body="")
+    file = verdict(tmp_path / "v.json")
+    found = comment.comment(github, state, hub, head_sha=pull.head_sha, branch=branch, verdict_file=file)
+    assert found.state == "no_pull_request"
+    assert (comments(github, pull), github.pull(pull.number).labels) == ([], ())
+
+
+def test_a_check_that_left_no_verdict_is_told(github: GitHub, state: BranchState, hub: Hub, tmp_path: Path):
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    options = {"head_sha": pull.head_sha, "branch": one.branch}
+    file = verdict(tmp_path / "v.json", folder=one.folder)
+    assert comment.comment(github, state, hub, **options, verdict_file=file).passed
+    found = comment.comment(github, state, hub, **options, verdict_file=tmp_path / "none.json")
+    assert (found.passed, found.state) == (False, "updated")
+    (text,) = comments(github, pull)
+    assert "### Card: does not hold" in text
+    assert "the check left no verdict that can be read" in text
+    assert "no card was found" not in text
+    assert labels.PROBLEMS in github.pull(pull.number).labels
+
+
 def test_a_hostile_verdict_is_text(github: GitHub, state: BranchState, hub: Hub, tmp_path: Path):
     one = staged(tmp_path, hub)
     pull = opened(github, state, one, hub)
@@ -147,8 +175,10 @@ def test_a_verdict_that_is_none_is_refused(tmp_path: Path, content: str):
 # ── commands ───────────────────────────────────────────────────────────────────────────────
 
 
-def said(pull: Pull, text: str, who: str = "ann", *, by_bot: bool = False) -> commanding.Said:
-    return commanding.Said(number=pull.number, who=who, text=text, at=AT, by_bot=by_bot)
+def said(
+    pull: Pull, text: str, who: str = "ann", *, by_bot: bool = False, at: datetime = AT
+) -> commanding.Said:
+    return commanding.Said(number=pull.number, who=who, text=text, at=at, by_bot=by_bot)
 
 
 def test_an_override_reaches_card_labels_and_records(
@@ -275,6 +305,36 @@ def test_closing_refuses_the_release_and_its_weights(
     assert decided(state, one.key) == [("refuse", "ann")]
 
 
+def test_a_refusal_is_of_the_moment_of_closing_however_often_it_is_told(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """A check that ends after the closing, and a run that somebody starts again, tell it too."""
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    github.close_pull(pull.number)
+    pull = github.pull(pull.number)
+    assert pull.closed_at is not None
+
+    def followed(who: str, *, minutes: int, attempt: int = 1) -> None:
+        at = (pull.closed_at + timedelta(minutes=minutes)).isoformat()
+        run = {"head_sha": pull.head_sha, "head_branch": one.branch, "actor": {"login": who}}
+        found = closed.Run.model_validate({**run, "created_at": at, "run_attempt": attempt})
+        assert closed.closed(github, state, hub, found).key == one.key
+
+    followed("eve", minutes=-3)
+    assert decided(state, one.key) == [("refuse", "unknown")]
+    followed("ann", minutes=0)
+    assert decided(state, one.key) == [("refuse", "ann")]
+    again = said(pull, "/retry", at=pull.closed_at + timedelta(minutes=1))
+    assert commanding.obey(github, state, again, hub_url=hub.endpoint).done
+    followed("eve", minutes=-3)
+    followed("eve", minutes=9, attempt=2)
+    assert decided(state, one.key) == [("refuse", "ann"), ("retry", "ann")]
+    found, _ = load(state, decisions_path(one.key), Decisions)
+    assert found.decisions[0].at == pull.closed_at
+    assert decisions.newest(state, one.key) == "retry"
+
+
 def test_a_refusal_is_recorded_before_the_hub_is_asked(github: GitHub, state: BranchState, tmp_path: Path):
     one = carded(tmp_path, evidence_of())
     dead = Hub(embedded=True, endpoint="http://127.0.0.1:9", token="hf_x")
@@ -328,6 +388,20 @@ def test_only_a_merged_card_is_published(github: GitHub, state: BranchState, hub
     (root / one.folder / "plots" / "extra.png").write_bytes(b"x")
     (why,) = merged.publishable(github, state, root, changed).passed_over.values()
     assert why == f"plots/extra.png changed after pull request {pull.number} was merged"
+
+
+def test_a_card_that_somebody_else_opened_is_not_published(
+    emulated: Emulated, github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    one = carded(tmp_path, evidence_of())
+    root = tmp_path / "checkout"
+    changed = checkout(root, one)
+    pull = opened(emulated.client("ann"), state, one, hub)
+    github._repo.get_pull(pull.number).merge(merge_method="squash")
+    (why,) = merged.publishable(github, state, root, changed).passed_over.values()
+    assert why == f"pull request {pull.number} was opened by ann, not by release-bot"
+    github.login = ""
+    assert len(merged.publishable(github, state, root, changed).releases) == 1
 
 
 def test_an_override_that_nobody_commanded_is_not_published(

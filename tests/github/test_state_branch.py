@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from emulated import Emulated
 
+from bot import attempts
 from bot.edges.state_branch import BranchState, blob_id
 from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
-from bot.state import refuse_paused
+from bot.state import Attempt, Attempts, attempts_path, load, refuse_paused
+
+KEY = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -82,20 +86,44 @@ def test_a_conflict_over_another_document_is_tried_again(emulated: Emulated, sta
     assert state.read("a.json") is None
 
 
-def test_a_conflict_without_end_is_told(emulated: Emulated, state: BranchState):
+def test_a_conflict_without_end_is_the_infrastructure_s(emulated: Emulated, state: BranchState):
+    """The document is as it was read: nobody won, and whoever asks may come again."""
     state.write("a.json", "1", version=None)
     emulated.proxy.fail("PUT", "/contents/a.json$", 409, times=99)
-    with pytest.raises(Refused, match="409"):
+    with pytest.raises(InfrastructureError, match="could not be written") as told:
         state.write("a.json", "2", version=state.read("a.json").version)
+    assert "409" in told.value.why
+    emulated.proxy.fail("DELETE", "/contents/a.json$", 422, times=99)
+    with pytest.raises(InfrastructureError, match="could not be written"):
+        state.delete("a.json", state.read("a.json").version)
 
 
 def test_a_write_whose_answer_was_lost_counts(emulated: Emulated, state: BranchState):
     state.write("x.json", "{}", version=None)
     emulated.proxy.fail("PUT", "/contents/a.json$", 0, after=True)
     state.write("a.json", "mine", version=None)
-    emulated.proxy.fail("PUT", "/contents/b.json$", 0)
-    with pytest.raises(InfrastructureError):
+    emulated.proxy.fail("DELETE", "/contents/a.json$", 0, after=True)
+    state.delete("a.json", blob_id(b"mine"))
+    assert state.list("") == ["x.json"]
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+def test_what_github_failed_over_is_tried_again(emulated: Emulated, state: BranchState, status: int):
+    state.write("x.json", "{}", version=None)
+    emulated.proxy.fail("PUT", "/contents/b.json$", status, times=2)
+    state.write("b.json", "mine", version=None)
+    emulated.proxy.fail("DELETE", "/contents/b.json$", status, times=2)
+    state.delete("b.json", state.read("b.json").version)
+    assert state.list("") == ["x.json"]
+
+
+def test_a_github_that_is_away_is_told_soon(emulated: Emulated, state: BranchState):
+    state.write("x.json", "{}", version=None)
+    emulated.proxy.fail("PUT", "/contents/b.json$", 503, times=99)
+    emulated.proxy.asked.clear()
+    with pytest.raises(InfrastructureError, match="503"):
         state.write("b.json", "mine", version=None)
+    assert sum(each.startswith("PUT") for each in emulated.proxy.asked) == 3
 
 
 def test_a_snapshot_reads_thousands_in_two_requests(emulated: Emulated, state: BranchState):
@@ -124,6 +152,26 @@ def test_what_a_snapshot_writes_is_on_the_branch_and_in_it(state: BranchState):
     again.delete("a.json", again.read("a.json").version)
     assert again.read("a.json") is None
     assert state.read("a.json") is None
+
+
+def test_whoever_lost_a_race_over_a_snapshot_sees_who_won(state: BranchState):
+    """Loops that write what they read, and again after a lost race, would else lose every time."""
+    state.write(attempts_path(KEY), Attempts(key=KEY, attempts=[]).model_dump_json(), version=None)
+    behind, other = state.snapshot(), state.snapshot()
+    attempts.record(other, attempt("2"))
+    attempts.record(behind, attempt("3"))
+    found, _ = load(state, attempts_path(KEY), Attempts)
+    assert [each.run_id for each in found.attempts] == ["2", "3"]
+    state.delete(attempts_path(KEY), state.read(attempts_path(KEY)).version)
+    attempts.record(behind, attempt("4"))
+    assert [each.run_id for each in load(state, attempts_path(KEY), Attempts)[0].attempts] == ["4"]
+
+
+def attempt(run_id: str) -> Attempt:
+    return Attempt(
+        key=KEY, base="Qwen/x", revision="a" * 40, recipe="nvfp4", stage="build", what="x", run_url="",
+        failure_class="infrastructure", at=datetime(2026, 11, 21, tzinfo=UTC), run_id=run_id,
+    )  # fmt: skip
 
 
 def test_the_kill_switch_is_a_file_on_the_branch(emulated: Emulated, state: BranchState):

@@ -124,6 +124,22 @@ def test_one_that_was_renewed_behind_a_snapshot_is_neither_deleted_nor_counted(t
     assert state.list("") == [lease_path(KEY)]
 
 
+def test_a_loss_is_on_record_before_its_lease_is_gone(tmp_path: Path):
+    """A tick that dies between the two must not lose it."""
+
+    class Dying(FolderState):
+        def delete(self, path, version):
+            raise InfrastructureError("GitHub failed (503)")
+
+    state = FolderState(tmp_path)
+    dead = leases.take(state, WORK, holder="run-1", now=NOW)
+    with pytest.raises(InfrastructureError):
+        leases.reap(Dying(tmp_path), [dead], NOW + 2 * TTL)
+    assert leases.reap(state, [dead], NOW + 2 * TTL) == [dead]
+    assert len(load(state, attempts_path(KEY), Attempts)[0].attempts) == 1
+    assert state.read(lease_path(KEY)) is None
+
+
 def wait_for(condition) -> None:
     for _ in range(2000):
         if condition():

@@ -124,6 +124,20 @@ def test_a_failed_publish_shows_over_a_merged_card():
     assert ledger.status(PAIR, world(records, cards=merged), NOW).state == "quarantined"
 
 
+def test_a_publish_that_may_pass_waits_and_says_why():
+    """Nothing but a person or a later run publishes it: back-off is for what ticks start again."""
+    merged = {KEY: CardPull(key=KEY, number=4, state="merged", url="u")}
+    for num in (1, 4):
+        passing = attempt(stage="publish", failure_class="infrastructure", what="the Hub failed (503)")
+        tried = {KEY: Attempts(key=KEY, attempts=[passing] * num)}
+        found = ledger.status(PAIR, world(Records(attempts=tried), cards=merged), NOW)
+        assert found.state == "waiting_for_publisher"
+        assert found.detail == "pull request 4 is merged; publish: the Hub failed (503)"
+    final = attempt(stage="publish", failure_class="refused", at=NOW - timedelta(hours=1))
+    tried = {KEY: Attempts(key=KEY, attempts=[final, passing])}
+    assert ledger.status(PAIR, world(Records(attempts=tried), cards=merged), NOW).state == "quarantined"
+
+
 def test_what_is_public_counts_most():
     targets = {"o/x-NVFP4": Target(repo_id="o/x-NVFP4", private=False, keys=frozenset({KEY}))}
     said = Decision(key=KEY, kind="refuse", who="ada", why="x", at=NOW, gates=[])

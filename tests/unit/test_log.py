@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bot import log
@@ -55,6 +57,20 @@ def test_a_table_is_also_a_job_summary(tmp_path, monkeypatch):
     text = log.table(["a", "b"], [("1", "x|y")], title="T")
     assert "1  x|y" in text
     assert "| 1 | x\\|y |" in summary.read_text()
+
+
+def test_a_cell_of_a_summary_is_text(tmp_path, monkeypatch):
+    """A base's name or a server's words must not become markup on the run's page."""
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    log.hide("hf_token_of_tests")
+    evil = "<img src=x> [x](https://evil) @eve `a`\n### b"
+    log.table(["a"], [(evil,), ("it was hf_token_of_tests",)], title="*T* hf_token_of_tests")
+    shown = summary.read_text()
+    assert not re.search(r"(?<!\\)[<\[@`]", shown)
+    assert not re.search(r"(?<!\\)://", shown)
+    assert len(shown.splitlines()) == 7
+    assert "of_tests" not in shown.replace("\\", "")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(1.24, "1.2s"), (75, "1m 15s"), (3725, "1h 02m")])

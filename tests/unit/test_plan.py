@@ -266,6 +266,43 @@ def test_a_metadata_release_waits_while_its_predecessor_is_being_published():
     assert code(made(base(step(1), step(2, "side_files")), cards=merged)) == "waiting_for_publisher"
 
 
+@pytest.mark.parametrize("facts", [
+    {"targets": public(1)}, {"cards": card("open")}, {"cards": card("merged")}, {"leases": lease()},
+    {"attempts": attempts("audit")}, {"queued": queued()},
+])  # fmt: skip
+def test_a_target_stays_the_one_base_s_whether_it_is_due_now_or_not(facts: dict[str, object]):
+    """Else the other base of that name is built once the first is published, over its weights."""
+    other = base(name="Other/Qwen3.6-27B")
+    found = made(base(), other, **facts)
+    assert found.entries == []
+    taken = next(each for each in found.skips if each.base == "Other/Qwen3.6-27B")
+    assert taken.code == "target_taken"
+    assert "Qwen/Qwen3.6-27B" in taken.reason
+
+
+def test_the_base_whose_release_is_there_owns_the_target_in_whatever_order_they_come():
+    other = base(name="Another/Qwen3.6-27B")
+    found = made(other, base(), targets=public(1))
+    assert {each.base: each.code for each in found.skips} == {
+        "Another/Qwen3.6-27B": "target_taken",
+        "Qwen/Qwen3.6-27B": "published",
+    }
+    assert [e.base for e in made(other, base()).entries] == ["Another/Qwen3.6-27B"]
+    assert [e.base for e in made(base(), other, decisions=decided("skip")).entries] == ["Another/Qwen3.6-27B"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [((), "waits"), (("infrastructure",), "waits"), (("refused",), "release"), (("input",), "release")],
+)
+def test_a_base_is_not_held_up_by_a_publish_that_failed_for_good(kinds: tuple[str, ...], expected: str):
+    found = made(base(step(1), step(2, "side_files")), cards=card("merged"), attempts=attempts(*kinds))
+    if expected == "waits":
+        assert code(found) == "waiting_for_publisher"
+    else:
+        assert [(each.kind, each.key) for each in found.entries] == [("release", key(2))]
+
+
 def test_a_renamed_base_is_not_released_anew_until_it_changes():
     old, new = "Qwen/Qwen3.6-27B", "Qwen/Qwen3.6-27B-Instruct"
     renamed = base(step(1), name=new)

@@ -134,7 +134,7 @@ def test_the_kill_switch_stops_everything(chain: Chain):
     ran = chain.tick(has_gpu=False)
     assert ran.jobs["plan"] == "success"
     assert "prepare" not in ran.jobs
-    assert chain.by_hand(BASE, has_gpu=False).jobs == {"prepare": "failure"}
+    assert chain.by_hand(BASE, has_gpu=False).jobs == {"prepare": "failure", "finish": "success"}
     assert chain.documents() == before
     found = state.read("paused.json")
     assert found is not None

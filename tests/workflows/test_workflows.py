@@ -13,7 +13,7 @@ import pytest
 import yaml
 from workflowfiles import ROOT, WORKFLOWS
 
-from bot import fleet, recipe
+from bot import fleet, outcome, recipe
 
 Jobs = dict[tuple[str, str], dict[str, Any]]
 Workflows = dict[str, dict[str, Any]]
@@ -28,6 +28,10 @@ def secrets_of(value: Any) -> set[str]:
 
 def steps(jobs: Jobs) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{file}: {job}", step) for (file, job), body in jobs.items() for step in body.get("steps", [])]
+
+
+def env_of(job: dict[str, Any]) -> list[tuple[str, str]]:
+    return [pair for step in job["steps"] for pair in step.get("env", {}).items()]
 
 
 def triggers(workflow: dict[str, Any]) -> set[str]:
@@ -51,7 +55,9 @@ def test_third_party_code_sees_no_secret_but_its_own_and_only_reads_here(workflo
     for at in THIRD_PARTY:
         assert secrets_of(jobs[at]) == {BUILD_TOKEN}
         assert jobs[at]["permissions"] == {"contents": "read"}
-        assert "github.token" not in json.dumps(jobs[at])
+    asking = {name for at in THIRD_PARTY for name, value in env_of(jobs[at]) if "github.token" in value}
+    assert asking == {"GITHUB_TOKEN"}  # the build's, which only reads here: the kill switch
+    assert "github.token" not in json.dumps(jobs["release.yml", "evaluate"])
     shared = {name: secrets_of(each.get("env", {})) for name, each in workflows.items()}
     assert shared == {name: set() for name in workflows}
 
@@ -93,6 +99,72 @@ def test_publishing_is_of_the_default_branch_in_its_environment(workflows: Workf
     assert with_tokens == [("publish.yml", "publish")]
     with_secret = [at for at, job in jobs.items() if "HUB_PUBLISH_TOKEN" in secrets_of(job)]
     assert with_secret == with_tokens
+
+
+def test_where_the_app_s_token_writes_the_workflow_s_only_reads(jobs: Jobs):
+    with_app = [at for at, job in jobs.items() if "create-github-app-token@" in json.dumps(job)]
+    assert with_app == [("commands.yml", "comment"), ("release.yml", "card")]
+    assert [jobs[at]["permissions"] for at in with_app] == [{"contents": "read"}] * 2
+    assert not any("github.token" in json.dumps(jobs[at]) for at in with_app)
+
+
+def test_the_fallback_is_the_one_that_the_docs_tell_of(jobs: Jobs):
+    told = (ROOT / "docs" / "identities.md").read_text().partition("**The fallback**")[2].partition("\n\n")[0]
+    step = next(s for s in jobs["publish.yml", "publish"]["steps"] if "HF_OIDC_RESOURCE" in s.get("env", {}))
+    used = set(re.findall(r"(?:secrets|vars)\.(HUB_\w+)", json.dumps(step["env"])))
+    assert used == set(re.findall(r"`(HUB_\w+)`", told))
+    assert "HUB_PUBLISH_TOKEN" in (ROOT / "bot" / "edges" / "hub.py").read_text()
+
+
+def test_what_prepare_tells_the_jobs_after_it_reaches_them(jobs: Jobs):
+    told = jobs["release.yml", "prepare"]["outputs"]
+    (build,) = [s for s in jobs["release.yml", "build"]["steps"] if s.get("id") == "build"]
+    assert told["restage"] == "${{ steps.prepare.outputs.restage }}"
+    assert "needs.prepare.outputs.restage == 'true' && '--restage'" in build["env"]["RESTAGE"]
+    assert '${RESTAGE:+"$RESTAGE"}' in build["run"]
+    used = {n for (f, _), j in jobs.items() if f == "release.yml"
+            for n in re.findall(r"needs\.prepare\.outputs\.(\w+)", json.dumps(j))}  # fmt: skip
+    assert used <= told.keys()
+
+
+def test_no_job_goes_on_from_what_an_earlier_attempt_prepared(jobs: Jobs):
+    """GitHub's "Re-run failed jobs" does not prepare again, and its lease is given back."""
+    assert jobs["release.yml", "prepare"]["outputs"]["attempt"] == "${{ github.run_attempt }}"
+    for name in ("build", "evaluate", "card"):
+        condition = jobs["release.yml", name]["if"]
+        assert "needs.prepare.outputs.attempt == github.run_attempt" in condition
+        assert "||" not in condition.partition("needs.prepare.outputs.attempt")[0]
+
+
+def test_a_release_that_fails_to_publish_keeps_no_other_from_the_collection(jobs: Jobs):
+    """Without a status function a job waits for the success of every job of the matrix before it."""
+    condition = jobs["publish.yml", "curate"]["if"]
+    assert condition.startswith("${{ !cancelled() && needs.select.result == 'success' && ")
+    assert "publish" not in condition
+    assert jobs["publish.yml", "publish"]["strategy"]["fail-fast"] == "false"
+
+
+def test_whatever_writes_to_the_hub_can_ask_the_kill_switch(jobs: Jobs):
+    writing = {"HUB_PREPARE_TOKEN", "HUB_BUILD_TOKEN", "HUB_PUBLISH_TOKEN", "HUB_CURATE_TOKEN"}
+    found = {at for at, job in jobs.items() if secrets_of(job) & writing and "steps" in job}
+    assert {("release.yml", "build"), ("publish.yml", "publish"), ("publish.yml", "curate")} <= found
+    for at in found - {("release.yml", "evaluate")}:  # it measures, and sends nothing
+        assert jobs[at]["permissions"]["contents"] in ("read", "write")
+        assert ("GITHUB_TOKEN", "${{ github.token }}") in env_of(jobs[at]), at
+
+
+def test_how_publishing_ended_is_written_down_whatever_that_was(jobs: Jobs):
+    record, publish = jobs["publish.yml", "record"], jobs["publish.yml", "publish"]
+    assert record["if"].startswith("always() && needs.select.result == 'success'")
+    assert record["strategy"] == publish["strategy"]
+    (kept,) = [each for each in publish["steps"] if "upload-artifact@" in each.get("uses", "")]
+    (fetched,) = [each for each in record["steps"] if "download-artifact@" in each.get("uses", "")]
+    assert fetched["with"]["name"] == kept["with"]["name"]
+    (left,) = re.findall(r'--ended "\$RUNNER_TEMP/(\S+)/ended.json"', json.dumps(publish).replace("\\", ""))
+    folder = kept["with"]["path"].replace("${{ matrix.key }}", "$KEY").removeprefix("${{ runner.temp }}/")
+    assert left == folder
+    assert record["permissions"] == {"contents": "write"}
+    assert secrets_of(record) == set()
 
 
 def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jobs: Jobs):
@@ -182,7 +254,17 @@ def test_a_failed_run_keeps_what_it_saw(jobs: Jobs):
     for at in (*THIRD_PARTY, ("publish.yml", "publish"), ("card-review.yml", "check")):
         (kept,) = [s for s in jobs[at]["steps"] if "upload-artifact@" in s.get("uses", "")]
         assert kept["if"] == "always()"
-    assert jobs["release.yml", "finish"]["if"].startswith("always()")
+
+
+def test_a_release_s_last_job_hears_of_every_other_one(jobs: Jobs):
+    finish = jobs["release.yml", "finish"]
+    assert finish["if"] == "always() && needs.prepare.result != 'skipped'"
+    others = {job for file, job in jobs if file == "release.yml"} - {"finish"}
+    assert set(finish["needs"]) == others == set(outcome.JOBS)
+    assert [job for job in others if "failure" not in jobs["release.yml", job]["outputs"]] == []
+    (step,) = [each for each in finish["steps"] if "NEEDS" in each.get("env", {})]
+    assert step["env"]["KEY"] == "${{ needs.prepare.outputs.key || inputs.key }}"
+    assert step["env"]["BASE"] == "${{ needs.prepare.outputs.base || env.BASE }}"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
