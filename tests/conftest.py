@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from typing import Any
 
@@ -22,6 +23,9 @@ os.environ["HF_HOME"] = os.environ["RELEASE_BOT_HF_HOME"] = tempfile.mkdtemp(pre
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(name, None)
+
+# A shell starts what it puts in the background deaf to ^C, and its children's children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Folders whose tests share what takes minutes to make; a longer path comes first.
 GROUPS = {

@@ -64,15 +64,6 @@ def all_gone(pids: list[int], timeout_s: float = 30.0) -> bool:
     return not any(map(alive, pids))
 
 
-def ended(bot: subprocess.Popen[bytes], sent: signal.Signals) -> str:
-    """What it said. Python loses a ^C that comes while an object is finalized: people press it again."""
-    try:
-        return bot.communicate(timeout=25)[1].decode()
-    except subprocess.TimeoutExpired:
-        bot.send_signal(sent)
-        return bot.communicate(timeout=40)[1].decode()
-
-
 def processes(running: Server) -> list[int]:
     return [running.pid, *supervisor.descendants(running.pid)]
 
@@ -182,7 +173,7 @@ def test_however_the_bot_ends_no_server_stays(engine: Engine, tmp_path: Path, se
         pids = supervisor.descendants(bot.pid)
         assert len(pids) >= 4
         bot.send_signal(sent)
-        told = ended(bot, sent)
+        told = bot.communicate(timeout=40)[1].decode()
     finally:
         bot.kill()
         bot.wait()
