@@ -28,7 +28,12 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GIT
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Folders whose tests share what takes minutes to make; a longer path comes first.
-GROUPS = {"tests/e2e/test_quantize.py": "quantizers", "tests/e2e/": "demo", "tests/serving/": "engine"}
+GROUPS = {
+    "tests/e2e/test_quantize.py": "quantizers",
+    "tests/e2e/": "demo",
+    "tests/serving/": "engine",
+    "tests/contract/": "hub",  # one embedded Hub: what each leaves there, the next see in this order
+}
 
 
 class Groups(LoadScopeScheduling):
