@@ -76,12 +76,12 @@ def test_listing(embedded: Hub) -> None:
     api = embedded.api
     api.create_repo("Shelved/a")
     api.create_repo("Shelved/secret", private=True)
-    made = [api.create_collection(f"Listed {n}", namespace="Qwen", private=n == 2) for n in range(3)]
+    made = [api.create_collection(f"Listed {n}", namespace="Shelved", private=n == 2) for n in range(3)]
     api.add_collection_item(made[0].slug, "Shelved/a", "model")
     api.add_collection_item(made[0].slug, "Shelved/secret", "model")
     stranger = embedded.as_token(False)
-    assert {c.slug for c in api.list_collections(owner="Qwen")} == {c.slug for c in made}
-    assert {c.slug for c in stranger.list_collections(owner="Qwen")} == {c.slug for c in made[:2]}
+    assert {c.slug for c in api.list_collections(owner="Shelved")} == {c.slug for c in made}
+    assert {c.slug for c in stranger.list_collections(owner="Shelved")} == {c.slug for c in made[:2]}
     assert [c.slug for c in stranger.list_collections(item="models/Shelved/a")] == [made[0].slug]
     assert [item.item_id for item in stranger.get_collection(made[0].slug).items] == ["Shelved/a"]
     api.delete_repo("Shelved/a")
