@@ -74,7 +74,7 @@ def memory_limit_bytes() -> int:
 def _memory_groups(
     cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[Path]:
-    """The folders of this process's memory groups, each below its parent."""
+    """The folders of this process's memory groups and of all groups above them."""
     found = []
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
@@ -86,7 +86,6 @@ def _memory_groups(
             root = cgroups / controllers
             group = root / path.lstrip("/")
             found += [each for each in (group, *group.parents) if each.is_relative_to(root)]
-            found.append(root)
     return found
 
 

@@ -51,7 +51,6 @@ class Asked:
 
     client: Client
     subject: Subject
-    prefix_caching: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def run(
     Raises what Client raises for an engine that died or hangs and for answers that are garbage.
     """
     started = time.monotonic()
-    asked = Asked(client=client, subject=subject, prefix_caching=prefix_caching)
+    asked = Asked(client=client, subject=subject)
     rows: list[Canary] = []
     with log.Progress("canaries", total=len(CANARIES)) as progress:
         for name, canary in CANARIES.items():

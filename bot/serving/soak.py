@@ -49,14 +49,9 @@ def run(client: Client, texts: Iterable[str], plan: SoakPlan, *, max_model_len: 
             windows.append(window)
             done = contexts[: len(windows)]
             progress.update(_work(done, plan), note=f"at {window.context_tokens}, {window.drafts.rate:.0%}")
+        _require_all(windows, contexts)
         fresh = _short(client, markup, plan)
     reached = windows[-1].context_tokens if windows else 0
-    if len(windows) < len(contexts):
-        raise InputError(
-            f"the evaluation text ended at {reached:,} tokens of context; the soak goes to {contexts[-1]:,}",
-            why="a shorter conversation would prove less than the card says",
-            fix="name an evaluation set with more text, or lower evaluation.soak.context_tokens",
-        )
     return Soak(
         target_context_tokens=plan.context_tokens,
         reached_context_tokens=reached,
@@ -66,6 +61,17 @@ def run(client: Client, texts: Iterable[str], plan: SoakPlan, *, max_model_len: 
         fresh=fresh,
         wall_s=time.monotonic() - started,
     )
+
+
+def _require_all(windows: list[SoakWindow], contexts: list[int]) -> None:
+    """Raises InputError where the text ended before the last window."""
+    if len(windows) < len(contexts):
+        reached = windows[-1].context_tokens if windows else 0
+        raise InputError(
+            f"the evaluation text ended at {reached:,} tokens of context; the soak goes to {contexts[-1]:,}",
+            why="a shorter conversation would prove less than the card says",
+            fix="name an evaluation set with more text, or lower evaluation.soak.context_tokens",
+        )
 
 
 def windows_of(plan: SoakPlan, *, max_model_len: int, turn_tokens: int) -> list[int]:

@@ -182,7 +182,7 @@ def test_a_blind_and_damaged_copy_loads_and_its_canaries_show_it(
     assert all(row.served for row in found.rows if row.applicable)
     assert not seen["image"].held  # the whole tower gives four pictures one answer
     right = canaries.CANARIES["text.agreement"](
-        canaries.Asked(client=tiny_server.client, subject=tiny, prefix_caching=False)
+        canaries.Asked(client=tiny_server.client, subject=tiny)
     )
     pairs = zip(seen["text.agreement"].tokens, right.tokens, strict=True)
     shares = [drafting.leading_share(one, other) for one, other in pairs]

@@ -7,8 +7,18 @@ from datetime import UTC, datetime, timedelta, timezone
 import measured
 import pytest
 
-from bot.comparable import comparable, fresh
+from bot.comparable import DIFFERENCES, comparable, differences, fresh
+from bot.measurements import EngineFacts
 from bot.models import Hardware
+
+
+def test_every_fact_of_an_engine_is_looked_at():
+    assert DIFFERENCES.keys() | {"hardware"} == EngineFacts.model_fields.keys()
+
+
+def test_all_differences_are_told_not_only_the_first():
+    other = measured.engine(version="0.33.0", torch="2.14.0")
+    assert len(differences(measured.engine(), other)) == 2
 
 
 def test_figures_of_one_engine_on_one_machine_are_comparable():
