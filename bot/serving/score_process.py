@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bot import log
-from bot.edges import failures, process
+from bot.edges import failures, machine, process
 from bot.models import write_json
 from bot.serving import symptoms
 from bot.serving.engine import Engine, variables
@@ -35,7 +35,7 @@ def run(job: ScoreJob, engine: Engine, logs: Path, *, quiet_timeout_s: float = Q
     write_json(job_file, job)
     error_file.unlink(missing_ok=True)
     watch, oom_kills = _Watch(), process.oom_kills()
-    log_file, limit = logs / "scoring.log", int(engine.facts.hardware.memory_bytes * MEMORY_SHARE)
+    log_file, limit = logs / "scoring.log", int(machine.memory_limit_bytes() * MEMORY_SHARE)
     with (
         process.importable() as bot,
         watch,
