@@ -1,7 +1,7 @@
 """`release-bot demo`: the main job, end to end, on what is in the box.
 
-An embedded Hub is started over one git-ignored folder and filled with the tiny trained base and
-with stand-ins of the data sets under their real ids; then every recipe runs through the real
+An embedded Hub is started over one git-ignored folder and filled with the tiny trained base, its FP8 repo,
+and stand-ins of the data sets under their real ids; then every recipe runs through the real
 pipeline: real quantizers, repair, audit, upload, the real vLLM, gates, card, publish. All recipes are
 measured before the first card is rendered, since each card shows its siblings. Recipes are scaled
 down by `--set` values that evidence and cards name. The Hub is stopped at the end; a second run
@@ -84,6 +84,7 @@ def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
         hub = hubs.Hub(embedded=hubs.prepare_environment(config.home))
         with log.step("Seeding the embedded Hub"):
             seed(hub)
+            seed_official_fp8(hub)
         for index, name in enumerate(names, 1):
             log.info(f"\nRelease {index} of {len(names)}: {name}")
             pipeline.run(_prepared(name, hub, config, home), until="gate")
@@ -134,6 +135,18 @@ def seed(hub: Any) -> None:
         written = standins.write_standins(Path(folder))
         for each in missing:
             _commit(hub, each, "dataset", written[each])
+
+
+def seed_official_fp8(hub: Any) -> None:
+    """Bring the tiny base's FP8 repo to the embedded Hub, unless it is there."""
+    from bot.demo import fp8
+    from bot.serving import baselines
+
+    repo_id = BASE + baselines.SUFFIX
+    if _is_seeded(hub, repo_id, "model"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _commit(hub, repo_id, "model", fp8.write(FIXTURE, Path(folder) / "fp8", base_repo_id=BASE))
 
 
 def _is_seeded(hub: Any, repo_id: str, repo_type: str) -> bool:

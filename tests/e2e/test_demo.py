@@ -257,9 +257,23 @@ def test_every_gate_let_the_release_out_and_siblings_stand_beside_it(demo: Rehea
     assert demo.release(name)["gates"]["passed"] is True
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_official_fp8_repo_is_measured_in_the_same_run(demo: Rehearsed, name: str):
+    measurement = json.loads((demo.snapshot(name) / "evidence.json").read_text())["measurement"]
+    fp8, base = measurement["fp8"], measurement["base"]
+    assert fp8["subject"]["name"] == f"{BASE}-FP8"
+    assert fp8["engine"] == base["engine"]
+    assert fp8["perplexity"]["tokens_sha256"] == base["perplexity"]["tokens_sha256"]
+    assert 0 < fp8["divergence"]["mean"] < 0.1
+    assert fp8["acceptance"]["total"]["num_accepted_tokens"] > 0
+    assert "fp8" not in measurement["not_measured"]
+    row = next(r for r in (demo.snapshot(name) / "README.md").read_text().splitlines() if "official FP8" in r)
+    assert "not measured" not in row
+
+
 def test_the_demo_prints_how_the_releases_compare(demo: Rehearsed):
     names = [row["checkpoint"] for row in demo.found["comparison"]]
-    assert names == [BASE, *NAMES]
+    assert names == [BASE, f"{BASE}-FP8", *NAMES]
 
 
 def test_a_killed_run_is_finished_by_the_next(demo: Rehearsed, tmp_path: Path):
