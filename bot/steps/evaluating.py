@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from bot import examinations, log
-from bot.errors import InfrastructureError, InputError
+from bot.errors import InfrastructureError, InputError, NotServable
 from bot.evidence import AuditEvidence, GatesEvidence, MeasureEvidence, Override, ValidateEvidence
 from bot.job import Job
 from bot.models import write_json
@@ -67,6 +67,8 @@ def _fp8(job: Job, base: Examination) -> tuple[Examination | None, str | None]:
     """The official FP8 repo of the base, or why there is none to measure."""
     try:
         found = examinations.of_fp8(job, base.engine, base)
+    except NotServable as e:
+        return None, f"{e.where} cannot be measured here: {e.what}"
     except (InputError, InfrastructureError) as e:
         return None, f"it cannot be had: {e.what}"
     return found, None if found else f"{job.base.base.repo_id} has no official FP8 repo"

@@ -235,6 +235,24 @@ def test_the_argument_that_stops_the_cpu_server_from_dying():
     assert found == {"--no-enable-prefix-caching": "", "--dtype": "bfloat16"}
 
 
+# ── served or not ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("facts", "packing", "flags", "served"),
+    [
+        (engine(), "fp8", {"avx512f"}, False),
+        (engine(), "fp8", {"avx512f", "amx_tile"}, True),
+        (engine(), "gptq", {"avx512f"}, True),
+        (engine("vllm", compute_capability="8.0"), "fp8", set(), True),
+    ],
+)
+def test_what_no_start_is_tried_for(facts: EngineFacts, packing: str, flags: set[str], served: bool):
+    why = quirks.unserved(facts, packing, cpu_flags=flags)
+    assert (why is None) is served
+    assert why is None or "AMX" in why
+
+
 # ── native or not ──────────────────────────────────────────────────────────────────────────
 
 

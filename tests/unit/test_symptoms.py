@@ -117,6 +117,14 @@ CHECKPOINT = {
         "unsupported",
         "NVFP4 linear layer",
     ),
+    "fp8_no_kernel": (
+        worker_log(
+            "ValueError: Failed to find a kernel that can implement the ScaledMM linear layer. Reasons: ",
+            "CPUFp8BlockScaledMMKernel requires AMX tile support (Sapphire Rapids or newer)..",
+        ),
+        "unsupported",
+        "Reasons: CPUFp8BlockScaledMMKernel requires AMX tile support",
+    ),
     "unknown_architecture": (
         pydantic(
             "ModelConfig",
