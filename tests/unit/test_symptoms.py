@@ -123,7 +123,7 @@ CHECKPOINT = {
             "CPUFp8BlockScaledMMKernel requires AMX tile support (Sapphire Rapids or newer)..",
         ),
         "unsupported",
-        "Reasons: CPUFp8BlockScaledMMKernel requires AMX tile support",
+        "CPUFp8BlockScaledMMKernel requires AMX tile support",
     ),
     "unknown_architecture": (
         pydantic(
