@@ -110,6 +110,7 @@ def test_a_base_that_appears_is_released(chain: Chain, first: Released):
     succeeded(first.checked, {"check"})
     succeeded(first.commented, {"comment", "closed"})
     succeeded(first.published, PUBLISHING)
+    assert not [path for path in chain.documents() if path.startswith("attempts/")]  # `record` saw it succeed
     state = chain.hub.state(REPO)
     assert not state.private
     assert {"README.md", "evidence.json", "model.safetensors.index.json"} & state.files.keys()
