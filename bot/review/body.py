@@ -108,7 +108,7 @@ def _change(evidence: Evidence, before: Evidence | None) -> str:
     head = f"{words.code(was.base.repo_id)} at {words.code(was.base.revision[:12])}"
     rows = [[words.plain(each.title), each.before, each.now] for each in change.rows(before, evidence)]
     return (
-        f"## Change\n\nAgainst release {words.code(was.key)} of {head}; what is over a base is over its own, "
+        f"## Change\n\nAgainst release {words.code(was.key)} of {head}. Each is held against its own base, "
         "in its own run.\n\n" + words.table(["", "before", "now"], rows)
     )
 
