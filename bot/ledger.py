@@ -249,8 +249,9 @@ def _failed(standing: Standing) -> Told:
         return None
     what = f"{standing.last.stage}: {standing.last.what}"
     if standing.state == "quarantined":
-        return "quarantined", f"{standing.last.failure_class} in {what}"
-    return "failed", f"{what}; tried {standing.num_attempts}×, again at {standing.until:%Y-%m-%d %H:%M} UTC"
+        failed = standing.last.failure_class
+        return "quarantined", what if failed == standing.last.stage else f"{failed} in {what}"
+    return "failed", f"{what}; again at {standing.until:%Y-%m-%d %H:%M} UTC"
 
 
 def waits_in(queue: Queued, key: str, records: Records, now: datetime) -> bool:

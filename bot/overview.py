@@ -92,8 +92,8 @@ def _figures(of: comparison.Side) -> dict[str, str]:
     shown = {
         "size": None if of.total_bytes is None else figures.gib(of.total_bytes),
         "ppl": None if of.ppl_change is None else figures.change(of.ppl_change),
-        "KLD": None if of.kld is None else figures.nats(of.kld),
-        "drafts": None if of.acceptance_rate is None else figures.percent(of.acceptance_rate),
+        "KLD": None if of.kld is None else f"{figures.nats(of.kld)} nats",
+        "drafts accepted": None if of.acceptance_rate is None else figures.percent(of.acceptance_rate),
     }
     return {name: value for name, value in shown.items() if value is not None}
 

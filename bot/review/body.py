@@ -13,6 +13,7 @@ from bot.review import change, words
 from bot.stages import gate
 
 MARKER = "<!-- release-bot:card -->"
+MAX_DETAIL_CHARS = 200  # of what one gate saw; the card has all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def _gates(evidence: Evidence) -> str:
         "## Gates",
         "",
         f"{counted.passed} of {len(gates.results)} passed, {counted.failed} failed, "
-        f"{counted.not_applicable} had nothing to ask.",
+        f"{counted.not_applicable} not applicable.",
     ]
     if blocking:
         held = [f"{each.id}, {each.status}: {each.detail}" for each in blocking]
@@ -79,13 +80,25 @@ def _gates(evidence: Evidence) -> str:
             f"**In spite of** {words.plain(', '.join(decision.gates))}: {words.plain(decision.who)} decided "
             f"so on {words.plain(decision.at)}: {words.plain(decision.why)}",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _every_gate(evidence)])
+
+
+def _every_gate(evidence: Evidence) -> str:
+    """What each gate saw, folded: the reviewer of a release that passed reads on without it."""
+    rows = [
+        [words.code(each.id), each.status.replace("_", " "), words.plain(each.detail, most=MAX_DETAIL_CHARS)]
+        for each in evidence.gates.results
+    ]
+    shown = words.table(["gate", "outcome", "what was seen"], rows)
+    return f"<details><summary>What each gate saw</summary>\n\n{shown}\n\n</details>"
 
 
 def _figures(evidence: Evidence) -> str:
     found = comparison.headline_table(comparison.of(evidence))
     rows = [[words.plain(each) for each in [label, *cells]] for label, cells in found.rows]
-    return "## TL;DR\n\n" + words.table(["", *(words.plain(each) for each in found.titles)], rows)
+    table = words.table(["", *(words.plain(each) for each in found.titles)], rows)
+    notes = [f"- Not measured: {words.plain(each)}" for each in found.notes]
+    return "\n\n".join(["## TL;DR", table, *(["\n".join(notes)] if notes else [])])
 
 
 def _change(evidence: Evidence, before: Evidence | None) -> str:
@@ -95,22 +108,23 @@ def _change(evidence: Evidence, before: Evidence | None) -> str:
     head = f"{words.code(was.base.repo_id)} at {words.code(was.base.revision[:12])}"
     rows = [[words.plain(each.title), each.before, each.now] for each in change.rows(before, evidence)]
     return (
-        f"## Change\n\nAgainst release {words.code(was.key)} of {head}; what is over a base is over its own, "
+        f"## Change\n\nAgainst release {words.code(was.key)} of {head}. Each is held against its own base, "
         "in its own run.\n\n" + words.table(["", "before", "now"], rows)
     )
 
 
 def _plots(evidence: Evidence, places: Places) -> str:
+    """The plots, two beside each other; open, since looking at them is a part of the review."""
     pictures = []
     for plot in plots.of(evidence, comparison.of(evidence)):
         light, dark = (f"{places.files}/{plot.path(theme)}" for theme in (LIGHT, DARK))
         pictures.append(
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img alt="{plot.alt}" src="{light}"></picture>'
+            f'<img width="49%" alt="{plot.alt}" src="{light}"></picture>'
         )
-    return (
-        "<details><summary>Plots</summary>\n\n" + "\n\n".join(pictures) + "\n\n</details>" if pictures else ""
-    )
+    if not pictures:
+        return ""
+    return "<details open><summary>Plots</summary>\n\n" + "\n".join(pictures) + "\n\n</details>"
 
 
 REVIEWING = """## Reviewing

@@ -67,7 +67,7 @@ def _first_speed(found: Comparison) -> float | None:
 Figure = tuple[str, Callable[[Comparison], float | None], Callable[[float], str]]
 FIGURES: tuple[Figure, ...] = (
     ("size", lambda each: each.release.total_bytes, figures.gib),
-    ("size over the base's", lambda each: each.release.size_ratio, figures.percent),
+    ("size, share of the base's", lambda each: each.release.size_ratio, figures.percent),
     (
         "bits per weight, quantized part",
         lambda each: each.release.quantized_bits_per_weight,

@@ -134,7 +134,7 @@ def text(verdict: Verdict, digests: list[str], head_sha: str) -> str:
     good = verdict.passed and not digests
     lines = [
         MARKER,
-        f"### Card: {'holds' if good else 'does not hold'}",
+        f"### The card {'holds' if good else 'does not hold'}",
         "",
         f"Checked at {words.code(head_sha[:12])}.",
         "",

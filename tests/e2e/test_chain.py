@@ -125,7 +125,7 @@ def test_its_pull_request_says_what_a_reviewer_needs(chain: Chain, first: Releas
     for wanted in ("## Gates", "## TL;DR", "## Change", "Plots", "/override"):
         assert wanted in body
     comments = [each.body for each in chain.github.client().comments(first.pull.number)]
-    assert sum("### Card: holds" in each for each in comments) == 1
+    assert sum("### The card holds" in each for each in comments) == 1
     assert not {each for name in chains.TOKENS if (each := chains.token_of(name)) in body}
 
 

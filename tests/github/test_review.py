@@ -68,7 +68,7 @@ def test_one_comment_is_kept_current(
     assert commented() == "updated"
     assert commented() == "unchanged"
     (text,) = comments(github, pull)
-    assert "### Card: holds" in text
+    assert "### The card holds" in text
     assert "every digest as in the evidence" in text
     assert {labels.CHECKED, labels.PASSED} <= set(github.pull(pull.number).labels)
     assert labels.PROBLEMS not in github.pull(pull.number).labels
@@ -144,7 +144,7 @@ def test_a_check_that_left_no_verdict_is_told(github: GitHub, state: BranchState
     found = comment.comment(github, state, hub, **options, verdict_file=tmp_path / "none.json")
     assert (found.passed, found.state) == (False, "updated")
     (text,) = comments(github, pull)
-    assert "### Card: does not hold" in text
+    assert "### The card does not hold" in text
     assert "the check left no verdict that can be read" in text
     assert "no card was found" not in text
     assert labels.PROBLEMS in github.pull(pull.number).labels

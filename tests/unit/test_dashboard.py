@@ -197,5 +197,10 @@ def test_figures_come_from_the_reviewed_cards(tmp_path):
     (broken / "evidence.json").write_text("{}")
     found = overview.figures_of(tmp_path)
     assert found == {
-        evidence.release.key: {"size": "6.0 MiB", "ppl": "+1.29%", "KLD": "0.0177", "drafts": "88.0%"}
+        evidence.release.key: {
+            "size": "6.0 MiB",
+            "ppl": "+1.29%",
+            "KLD": "0.0177 nats",
+            "drafts accepted": "88.0%",
+        }
     }

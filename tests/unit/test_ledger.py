@@ -104,11 +104,11 @@ def test_a_status_says_where_to_look():
 
 def test_why_it_failed_and_who_works_on_it():
     failed = ledger.status(PAIR, world(Records(attempts={KEY: Attempts(key=KEY, attempts=[attempt()])})), NOW)
-    assert (failed.state, failed.detail) == ("quarantined", "audit in audit: mtp is missing")
+    assert (failed.state, failed.detail) == ("quarantined", "audit: mtp is missing")
     passing = attempt(failure_class="infrastructure", what="the disk is full")
     waits = ledger.status(PAIR, world(Records(attempts={KEY: Attempts(key=KEY, attempts=[passing])})), NOW)
     assert waits.state == "failed"
-    assert "the disk is full; tried 1×, again at 2026-11-21 12:15 UTC" in waits.detail
+    assert "the disk is full; again at 2026-11-21 12:15 UTC" in waits.detail
     building = ledger.status(PAIR, world(Records(leases={KEY: lease()})), NOW)
     assert (building.state, building.links) == ("building", {"run": "https://g.test/9"})
     assert "run-9" in building.detail

@@ -44,6 +44,9 @@ def test_what_a_reviewer_needs_is_there():
     assert "| KL divergence from the base, nats | 0.0050 | 0.0210 |" in text
     assert "https://git.test/raw/1/x/plots/quality-dark.png" in text
     assert "/override GATE why" in text
+    for each in evidence.gates.results:
+        assert f"\n| `{each.id}` | {each.status.replace('_', ' ')} | " in text
+    assert "- Not measured: speed of nvfp4: this machine only emulates the format" in text
     assert body.title(evidence).startswith(f"Release {evidence.release.key}: Qwen/Qwen3.5-tiny")
 
 
