@@ -86,7 +86,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     from bot import config, fleet, outcome, preparing
     from bot.commands_watching import open_state
     from bot.lease import Work
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     with outcome.told("prepare"):
         settings = config.load()
@@ -136,7 +136,7 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 def build(arguments: argparse.Namespace) -> int:
     """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that."""
-    from bot import config, pipeline, staged
+    from bot import config, outcome, pipeline, staged
     from bot.commands_watching import switch_state
     from bot.outcome import told
     from bot.state import refuse_paused
@@ -152,7 +152,8 @@ def build(arguments: argparse.Namespace) -> int:
         done = None if arguments.predecessor else pipeline.done_elsewhere(made)
     if arguments.predecessor:
         with told("metadata"):
-            metadata.build(made, arguments.predecessor)
+            ended = metadata.build(made, arguments.predecessor)
+        outcome.output(ended=ended)
     elif done is None:
         for stage in BUILD:
             with told(stage):
@@ -214,7 +215,7 @@ def finish(arguments: argparse.Namespace) -> int:
     """
     from bot import config, outcome
     from bot.commands_watching import open_state
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     settings = config.load()
     results = outcome.read(os.environ.get("NEEDS", ""))
@@ -225,7 +226,7 @@ def finish(arguments: argparse.Namespace) -> int:
         return 0
     found = outcome.finish(state, work, results, holder=run_id(), now=datetime.now(UTC))
     failure = found.recorded
-    text = "every job came through"
+    text = "nothing was to change" if found.nothing_to_change else "every job came through"
     if failure:
         text = f"{failure.stage}: {failure.failure_class}: {failure.what}"
     return _done(arguments, found, text)
@@ -234,7 +235,7 @@ def finish(arguments: argparse.Namespace) -> int:
 def _work(arguments: argparse.Namespace) -> Work:
     from bot import naming
     from bot.lease import Work
-    from bot.worklog import run_url
+    from bot.workflow_run import run_url
 
     repo_id, revision = naming.parse_base(arguments.base)
     if revision is None:
@@ -278,7 +279,7 @@ def finish_publishing(arguments: argparse.Namespace) -> int:
     from bot.evidence import Evidence
     from bot.lease import Work
     from bot.models import read_json
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     settings = config.load()
     release = read_json(arguments.card / "evidence.json", Evidence).release

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from bot import changes, lease, log, naming, recipe, repo
+from bot import changes, hubpulls, lease, log, naming, recipe, repo
 from bot.commands_watching import QUEUE_TTL, tick
 from bot.config import Config
 from bot.edges import listing
@@ -28,7 +28,9 @@ from bot.watch import Watched
 from bot.watching import rules
 
 # What needs no person: the release is there, or somebody is at it.
-QUIET: Final = ("published", "in_review", "building", "queued", "waiting_for_publisher", "lost_race")
+QUIET: Final = (
+    "published", "nothing_to_change", "in_review", "building", "queued", "waiting_for_publisher", "lost_race",
+)  # fmt: skip
 
 MAX_RACES: Final = 16
 
@@ -121,17 +123,11 @@ def leave_queue(state: State, key: str, *, run: str) -> None:
 
 
 def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:
-    """Whether weights of this release were refused on the Hub, and a person said retry since.
-
-    By the title alone, since the account of the jobs that build is another one; `build` looks at its own.
-    """
+    """Whether weights of this release were refused on the Hub, and a person said retry since."""
     if decisions.newest(state, entry.key) != "retry":
         return False
-    title = f"Release {entry.key}:"
-    return any(
-        each.status == "closed" and each.title.startswith(title)
-        for each in hub.pull_requests(entry.target_repo)
-    )
+    staged = hubpulls.of_release(hub, entry.target_repo, entry.key)
+    return any(each.status == "closed" for each in staged)
 
 
 def _ttl(entry: PlanEntry) -> timedelta:

@@ -46,7 +46,7 @@ def seen(state: str = "failed") -> Overview:
         key=KEY, base="Qwen/Qwen3.6-27B", revision="a" * 40, recipe="nvfp4", state=state, detail="",
         num_attempts=1, until=None, queued_by=None, links={}, figures={},
     )  # fmt: skip
-    return Overview(at=NOW, paused=None, releases=[release])
+    return Overview(at=NOW, paused=None, notices=[], releases=[release])
 
 
 def show(github: GitHub, state: BranchState, found: Overview) -> dashboard.Shown:
