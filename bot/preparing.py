@@ -2,8 +2,7 @@
 
 The same rules as the plan's, over one base: whoever asks by hand gets the same answer as the schedule does.
 The lease is taken before anything is made, so that of two runs one goes on and the other leaves no trace. It
-is held by the workflow run and not by a machine: a job that runs third-party code has no token to renew it
-with, and so it lasts as long as the run may, and the run's last job gives it back.
+lasts as long as the run may, and the run's last job gives it back (`bot.lease`).
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def prepare(
         key=found.key, base=found.base, revision=found.revision, recipe=recipe_name, run_url=work.run_url
     )
     try:
-        held = lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
+        held = lease.take(state, ours, holder=work.key, now=now, ttl=term(found))
     except Refused as e:
         return Prepared(proceed=False, code="lost_race", why=e.what, entry=None)
     try:
@@ -130,8 +129,8 @@ def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:
     return any(each.status == "closed" for each in staged)
 
 
-def _ttl(entry: PlanEntry) -> timedelta:
-    """As long as the run may take: two jobs on a runner, each waiting a day for it at most."""
+def term(entry: PlanEntry) -> timedelta:
+    """How long a run may hold its lease: two jobs on a runner, each of which waits for it a day at most."""
     return 2 * (QUEUE_TTL + timedelta(minutes=entry.timeout_minutes))
 
 

@@ -39,13 +39,15 @@ def watch(settings: Watch, hub: Hub, state: State, *, now: datetime, dry_run: bo
     """Every configured author reconciled; what was seen is recorded, unless `dry_run` or the kill switch."""
     recorded = not dry_run and paused(state) is None
     ticks = [Tick(author, settings, hub, state, now, recorded) for author in dict.fromkeys(settings.authors)]
+    came_through = False
     for tick in ticks:
         try:
             tick.run()
+            came_through = True
         except ReleaseBotError as e:
             tick.bases.clear()
             tick.fail(tick.author, e)
-    if recorded:
+    if recorded and came_through:
         ticked.note(state, now, run_url())
     return Watched(
         changes=[each for tick in ticks for each in tick.changes],

@@ -390,6 +390,10 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
             why=words,
             fix="check HF_TOKEN and what it may do in this namespace",
         )
+    if status in (404, 410):
+        return InputError(
+            f"the Hub has no such thing ({status})", where=where, why=words, fix="check the name"
+        )
     if status in (409, 412):
         return Refused(
             f"the Hub reports a conflict ({status})",

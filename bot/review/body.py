@@ -13,6 +13,7 @@ from bot.review import change, words
 from bot.stages import gate
 
 MARKER = "<!-- release-bot:card -->"
+MAX_FILES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ def body(evidence: Evidence, before: Evidence | None, places: Places) -> str:
     parts = [
         MARKER,
         _lead(evidence, places),
+        _republished(evidence),
         _gates(evidence),
         _figures(evidence),
         _change(evidence, before),
@@ -56,6 +58,20 @@ def _lead(evidence: Evidence, places: Places) -> str:
         f"Staged: [pull request {upload.pr_num} on the Hub]({repo}/discussions/{upload.pr_num}) at "
         f"{words.code(upload.pr_head[:12])}, {len(upload.files)} files, release {words.code(release.key)}. "
         f"The card: [README.md]({places.card})."
+    )
+
+
+def _republished(evidence: Evidence) -> str:
+    """What a metadata release is: whose weights and figures a reviewer looks at, and what alone is new."""
+    found = evidence.republished
+    if found is None:
+        return ""
+    files = ", ".join(words.code(each) for each in found.files[:MAX_FILES]) or "none"
+    more = f" and {len(found.files) - MAX_FILES} more" if len(found.files) > MAX_FILES else ""
+    return (
+        "**A metadata release.** The same weights are published once more: they, and every figure below, "
+        f"are those of release {words.code(found.key)} of the base at {words.code(found.base_revision[:12])}, "
+        f"and nothing was measured again. New are the base's side files: {files}{more}."
     )
 
 

@@ -1,11 +1,11 @@
 """That watching runs at all: when it last did is noted, and whoever looks is told when that is too long ago.
 
 GitHub stops the schedule of a public repository after sixty days without a commit, and tells nobody; a person
-may have disabled the workflow; the relay may be all that still starts it. A tick that finds nothing writes
-nothing else, so the note is written over only when it is `NOTED_EVERY` old: a few commits a day on the state
-branch, and a "since" that is as exact as that. The dashboard is brought up to date by watching itself, and by
-what people do there: of a schedule that stopped it can tell only in the latter case, `release-bot status` any
-time.
+may have disabled the workflow; or every tick fails, as with a token that ran out. A tick that finds nothing
+writes nothing else, so the note is written over only when it is `NOTED_EVERY` old: a few commits a day on the
+state branch, and a "since" that is as exact as that. The dashboard is brought up to date by watching itself,
+and by what people do there: of a schedule that stopped it can tell only in the latter case, `release-bot
+status` any time.
 """
 
 from __future__ import annotations

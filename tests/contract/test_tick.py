@@ -157,10 +157,10 @@ def test_a_dead_runner_is_recorded_and_its_release_tried_again_later(hub, state,
     work = leases.Work(key=entry["key"], base=entry["base"], revision=entry["revision"],
                        recipe=entry["recipe"], run_url="")  # fmt: skip
     now = datetime.now(UTC)
-    leases.take(state, work, holder="run-1", now=now)
+    leases.take(state, work, holder="run-1", now=now, ttl=timedelta(minutes=45))
     skips = {each["key"]: each for each in plan(capsys, "plan", "--json")["skips"]}
     assert skips[entry["key"]]["code"] == "building"
-    leases.take(state, work, holder="run-1", now=now - timedelta(minutes=50))
+    leases.take(state, work, holder="run-1", now=now, ttl=-timedelta(minutes=5))
     skips = {each["key"]: each for each in plan(capsys, "plan", "--json")["skips"]}
     assert skips[entry["key"]]["code"] == "failed"
     assert skips[entry["key"]]["until"]

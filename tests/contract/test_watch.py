@@ -19,7 +19,7 @@ from bot.edges import listing
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
 from bot.errors import Refused
-from bot.state import PAUSED, Paused, Roster, Seen, Shrunk, load, save, seen_path, watched_path
+from bot.state import PAUSED, TICKED, Paused, Roster, Seen, Shrunk, load, save, seen_path, watched_path
 from bot.watch import Watched, watch
 from bot.watching import shrunk
 
@@ -196,7 +196,7 @@ def test_an_upload_is_left_to_finish(author: Author):
     repo = author.make("Qwen3.5-1B")
     found = author.tick(hours=0.5)
     assert (kinds(found), codes(found), found.bases) == ({}, {"Qwen3.5-1B": "settling"}, [])
-    assert author.state.list("") == []
+    assert author.state.list("") == [TICKED]
     author.tick()
     author.put(repo, {"model.safetensors": weights(2)})
     found = author.tick(hours=0)

@@ -134,11 +134,11 @@ def test_by_hand_the_lease_tells_which_release_it_was(
     )
     assert commands_workflow.finish(arguments) == 0
     assert state.list("") == []
-    leases.take(state, WORK, holder="6", now=NOW)
+    leases.take(state, WORK, holder="6", now=NOW, ttl=timedelta(hours=1))
     assert commands_workflow.finish(arguments) == 0
     assert state.list("attempts/") == []
     state.delete(f"leases/{KEY}.json", state.read(f"leases/{KEY}.json").version)
-    leases.take(state, WORK, holder="7", now=NOW)
+    leases.take(state, WORK, holder="7", now=NOW, ttl=timedelta(hours=1))
     assert commands_workflow.finish(arguments) == 0
     assert state.list("") == [attempts_path(KEY)]
 
