@@ -70,8 +70,8 @@ def _republished(evidence: Evidence) -> str:
     more = f" and {len(found.files) - MAX_FILES} more" if len(found.files) > MAX_FILES else ""
     return (
         "**A metadata release.** The same weights are published once more: they, and every figure below, "
-        f"are those of release {words.code(found.key)} of the base at {words.code(found.base_revision[:12])}, "
-        f"and nothing was measured again. New are the base's side files: {files}{more}."
+        f"are those of release {words.code(found.key)} of the base at "
+        f"{words.code(found.base_revision[:12])}, and nothing was measured again. New are the base's side files: {files}{more}."
     )
 
 
