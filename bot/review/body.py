@@ -71,7 +71,8 @@ def _republished(evidence: Evidence) -> str:
     return (
         "**A metadata release.** The same weights are published once more: they, and every figure below, "
         f"are those of release {words.code(found.key)} of the base at "
-        f"{words.code(found.base_revision[:12])}, and nothing was measured again. New are the base's side files: {files}{more}."
+        f"{words.code(found.base_revision[:12])}, and nothing was measured again. "
+        f"New are the base's side files: {files}{more}."
     )
 
 
