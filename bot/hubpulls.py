@@ -22,7 +22,8 @@ account's and that user's own count.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from bot import log
@@ -32,22 +33,32 @@ from bot.errors import InputError, UsageError
 _TITLE: Final = re.compile(r"Release ([0-9a-f]{16}):")
 
 
-def staged(hub: Hub, repo_id: str) -> list[tuple[str, PullRequest]]:
-    """The releases that pull requests of `repo_id` are of, open or not, each with its key.
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A pull request that is a release of ours, open or not."""
+
+    key: str
+    repo_id: str
+    pull: PullRequest
+
+
+def staged(hub: Hub, repo_ids: Iterable[str]) -> list[Staged]:
+    """The releases that pull requests of these repos are of; whose they are is asked once a namespace.
 
     Raises InfrastructureError also where the members cannot be asked for: a claim is not judged without them.
     """
-    claims = list(_claims(hub, repo_id))
-    ours = accounts(hub, repo_id.split("/")[0]) if claims else frozenset()
-    for key, pull in claims:
-        if pull.author.lower() not in ours:
-            log.info(f"  {repo_id}: pull request {pull.num} says it is {key}; its author is none of ours")
-    return [(key, pull) for key, pull in claims if pull.author.lower() in ours]
+    claims = [each for repo_id in repo_ids for each in _claims(hub, repo_id)]
+    ours = {name: accounts(hub, name) for name in {_namespace(each) for each in claims}}
+    found = [each for each in claims if each.pull.author.lower() in ours[_namespace(each)]]
+    for each in claims:
+        if each not in found:
+            log.info(f"  {each.repo_id}: pull request {each.pull.num}, of {each.key}, is a stranger's")
+    return found
 
 
 def of_release(hub: Hub, repo_id: str, key: str) -> list[PullRequest]:
     """The pull requests of `repo_id` that are of release `key`, newest first."""
-    found = [pull for each, pull in staged(hub, repo_id) if each == key]
+    found = [each.pull for each in staged(hub, [repo_id]) if each.key == key]
     return sorted(found, key=lambda each: -each.num)
 
 
@@ -65,7 +76,11 @@ def accounts(hub: Hub, namespace: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _claims(hub: Hub, repo_id: str) -> Iterator[tuple[str, PullRequest]]:
+def _namespace(found: Staged) -> str:
+    return found.repo_id.split("/")[0]
+
+
+def _claims(hub: Hub, repo_id: str) -> Iterator[Staged]:
     for each in hub.pull_requests(repo_id):
         if match := _TITLE.match(each.title):
-            yield match[1], each
+            yield Staged(key=match[1], repo_id=repo_id, pull=each)

@@ -59,13 +59,12 @@ def targets(hub: Hub, organization: str) -> dict[str, Target]:
 def with_staged(found: World, hub: Hub, candidates: Iterable[PlanEntry | Pair]) -> World:
     """The same with the pull requests that hold candidates' weights, whichever of us opened them.
 
-    A request for each repo that exists, and two more for one where a pull request says that it is a release.
+    A request for each repo that exists, and two more where any pull request there says that it is a release.
     """
     repos = sorted({each.target_repo for each in candidates if each.target_repo in found.targets})
     pulls = [
-        HubPull(key=key, repo_id=repo_id, number=each.num, status=each.status)
-        for repo_id in repos
-        for key, each in hubpulls.staged(hub, repo_id)
+        HubPull(key=each.key, repo_id=each.repo_id, number=each.pull.num, status=each.pull.status)
+        for each in hubpulls.staged(hub, repos)
     ]
     return replace(found, staged={each.key: each for each in sorted(pulls, key=lambda each: each.number)})
 

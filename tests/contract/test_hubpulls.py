@@ -125,7 +125,7 @@ def test_a_hub_that_fails_judges_no_claim(case: Case, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(hub, "members", away)
     with pytest.raises(InfrastructureError):
-        hubpulls.staged(hub, case.target)
+        hubpulls.staged(hub, [case.target])
 
 
 def test_what_another_member_staged_is_withdrawn_by_them(case: Case):

@@ -239,7 +239,7 @@ def test_a_hub_that_is_away_ends_as_infrastructure(hub, state, monkeypatch, caps
         raise InfrastructureError("the Hub failed (503)")
 
     monkeypatch.setattr("bot.edges.listing.models_of", away)
-    arguments = argparse.Namespace(state=None, dry_run=False, json=False)
+    arguments = argparse.Namespace(state=None, dry_run=False, json=False, confirm=[])
     assert commands_watching.watch_command(arguments) == InfrastructureError.exit_code
     assert state.list("") == []
 
