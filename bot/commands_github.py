@@ -251,9 +251,9 @@ def status(arguments: argparse.Namespace) -> int:
         found = _overview(settings, FolderState(arguments.state or settings.home / "state"), None)
     counts = ", ".join(f"{num} {state.replace('_', ' ')}" for state, num in found.counts().items())
     stopped = f"\npaused by {found.paused.who}: {found.paused.why}" if found.paused else ""
-    return _done(
-        arguments, found, f"{log.table(overview.COLUMNS, overview.rows(found))}\n\n{counts}{stopped}"
-    )
+    told = "".join(f"{each.text}\n" for each in found.notices)
+    table = log.table(overview.COLUMNS, overview.rows(found))
+    return _done(arguments, found, f"{told}{table}\n\n{counts}{stopped}")
 
 
 def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overview:
@@ -276,7 +276,8 @@ def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overv
     asked = ("planned", "failed", "quarantined", "in_review")  # the last may have been closed on the Hub
     unexplained = [pair for pair in wanted if first[pair.key].state in asked]
     world = survey.with_staged(world, hub, unexplained)
-    return overview.overview(wanted, world, paused=stopped, now=now)
+    told = overview.notices(state, settings.watch.authors, paused=stopped, now=now)
+    return overview.overview(wanted, world, paused=stopped, now=now, notices=told)
 
 
 # ── shared ─────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ one, else a folder.
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 from collections.abc import Callable
@@ -48,6 +49,13 @@ def add_parsers(command: Command) -> None:
         action="store_true",
         help="print GitHub's matrix only; in a workflow also set the outputs matrix and count",
     )
+    watch.add_argument(
+        "--confirm",
+        action="append",
+        default=[],
+        metavar="AUTHOR",
+        help="this author's listing is true, though it lacks most of what was there",
+    )
     for each in (watch, plan):
         each.add_argument("--dry-run", action="store_true", help="show it and write nothing anywhere")
         each.add_argument(
@@ -61,10 +69,23 @@ def watch_command(arguments: argparse.Namespace) -> int:
 
     settings = config.load()
     state, _ = open_state(settings, arguments.state)
+    if not arguments.dry_run:
+        _confirm(state, arguments.confirm)
     found = _watch(settings, _connect(settings), state, dry_run=arguments.dry_run)
     if arguments.json:
         commands.print_json(found.model_dump(mode="json", exclude={"bases"}))
     return _require_some(found)
+
+
+def _confirm(state: State, authors: list[str]) -> None:
+    from bot.state import refuse_paused
+    from bot.watching import shrunk
+
+    if authors:
+        refuse_paused(state)
+    for each in authors:
+        done = shrunk.confirm(state, each, who=os.environ.get("GITHUB_ACTOR") or getpass.getuser())
+        log.info(f"  {each}: {'its listing is confirmed' if done else 'no listing waits to be confirmed'}")
 
 
 def plan_command(arguments: argparse.Namespace) -> int:

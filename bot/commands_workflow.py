@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot import log
-from bot.errors import Refused, UsageError
+from bot.errors import InfrastructureError, Refused, UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -55,9 +55,7 @@ def add_parsers(command: Command) -> None:
         "--restage", action="store_true", help="a person refused what is staged and said retry: stage it anew"
     )
     for each in (built, evaluated):
-        each.add_argument(
-            "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
-        )
+        each.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
     curated = command("curate", curate, "put a public release into the collection, and tell its predecessor")
     curated.add_argument("key", metavar="KEY", help="the release's key")
     curated.add_argument("--card", type=Path, required=True, metavar="DIR", help="the reviewed card's folder")
@@ -70,6 +68,7 @@ def add_parsers(command: Command) -> None:
     recorded.add_argument("--state", type=Path, metavar="DIR", help="a folder instead of the state branch")
     closed = command("closed", closed_pull, "refuse the release whose card was closed without merging")
     closed.add_argument("--event", type=Path, metavar="FILE", help="the event (default: GITHUB_EVENT_PATH)")
+    closed.add_argument("--all", action="store_true", help="look at every closed card instead of an event")
     offered = command("offer", offer, "render a release's card, and open or update its pull request")
     offered.add_argument("key", metavar="KEY", help="the release's key")
     offered.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
@@ -86,7 +85,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     from bot import config, fleet, outcome, preparing
     from bot.commands_watching import open_state
     from bot.lease import Work
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     with outcome.told("prepare"):
         settings = config.load()
@@ -136,7 +135,7 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 def build(arguments: argparse.Namespace) -> int:
     """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that."""
-    from bot import config, pipeline, staged
+    from bot import config, outcome, pipeline, staged
     from bot.commands_watching import switch_state
     from bot.outcome import told
     from bot.state import refuse_paused
@@ -152,7 +151,8 @@ def build(arguments: argparse.Namespace) -> int:
         done = None if arguments.predecessor else pipeline.done_elsewhere(made)
     if arguments.predecessor:
         with told("metadata"):
-            metadata.build(made, arguments.predecessor)
+            ended = metadata.build(made, arguments.predecessor)
+        outcome.output(ended=ended)
     elif done is None:
         for stage in BUILD:
             with told(stage):
@@ -214,7 +214,7 @@ def finish(arguments: argparse.Namespace) -> int:
     """
     from bot import config, outcome
     from bot.commands_watching import open_state
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     settings = config.load()
     results = outcome.read(os.environ.get("NEEDS", ""))
@@ -225,7 +225,7 @@ def finish(arguments: argparse.Namespace) -> int:
         return 0
     found = outcome.finish(state, work, results, holder=run_id(), now=datetime.now(UTC))
     failure = found.recorded
-    text = "every job came through"
+    text = "nothing was to change" if found.nothing_to_change else "every job came through"
     if failure:
         text = f"{failure.stage}: {failure.failure_class}: {failure.what}"
     return _done(arguments, found, text)
@@ -234,7 +234,7 @@ def finish(arguments: argparse.Namespace) -> int:
 def _work(arguments: argparse.Namespace) -> Work:
     from bot import naming
     from bot.lease import Work
-    from bot.worklog import run_url
+    from bot.workflow_run import run_url
 
     repo_id, revision = naming.parse_base(arguments.base)
     if revision is None:
@@ -278,7 +278,7 @@ def finish_publishing(arguments: argparse.Namespace) -> int:
     from bot.evidence import Evidence
     from bot.lease import Work
     from bot.models import read_json
-    from bot.worklog import run_id, run_url
+    from bot.workflow_run import run_id, run_url
 
     settings = config.load()
     release = read_json(arguments.card / "evidence.json", Evidence).release
@@ -298,11 +298,21 @@ def finish_publishing(arguments: argparse.Namespace) -> int:
 
 
 def closed_pull(arguments: argparse.Namespace) -> int:
-    """`release-bot closed`: after a check whose pull request is closed by now; else it does nothing."""
+    """`release-bot closed`: after a check whose pull request is closed by now; else it does nothing.
+
+    With `--all` every closed card is looked at; exit code 4 when one could not be refused.
+    """
     from bot import config
     from bot.review import closed
 
     github, state = _github()
+    if arguments.all:
+        every = closed.every(github, state, _hub(config.load()))
+        lines = [
+            f"release {each.key} is refused; the Hub's pull request: {each.hub}" for each in every.refused
+        ]
+        _done(arguments, every, "\n".join(lines) or "no closed card is new")
+        return InfrastructureError.exit_code if every.failed else 0
     found = closed.closed(github, state, _hub(config.load()), closed.read(arguments.event))
     if found is None:
         log.info("no card's pull request was closed: nothing to refuse")

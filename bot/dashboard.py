@@ -20,15 +20,20 @@ from bot.edges.github import MAX_TEXT_CHARS, GitHub, Issue
 from bot.errors import InputError
 from bot.ledger import ReleaseStatus
 from bot.models import Model
-from bot.overview import Overview
+from bot.overview import Notice, Overview
 from bot.review import decisions, words
 from bot.state import Decision, State, refuse_paused
+from bot.watching import shrunk
 
 LABEL = "release-bot-dashboard"
 MARKER = "<!-- release-bot:dashboard -->"
 TITLE = "Releases"
 Kind = Literal["retry", "skip", "approve"]
-_BOX = re.compile(r"- \[(?P<ticked>[ xX])\] <!-- (?P<kind>retry|skip|approve):(?P<key>[0-9a-f]{16}) -->")
+_BOX = re.compile(
+    r"- \[(?P<ticked>[ xX])\] <!-- (?:(?P<kind>retry|skip|approve):(?P<key>[0-9a-f]{16})"
+    r"|confirm:(?P<author>[A-Za-z0-9][\w.-]{0,95})) -->",
+    re.ASCII,
+)
 # Which boxes stand beside a release in which state.
 BOXES: dict[str, tuple[Kind, ...]] = {
     "quarantined": ("retry", "skip"),
@@ -40,9 +45,15 @@ BOXES: dict[str, tuple[Kind, ...]] = {
     "in_review": (),
     "staged": ("skip",),
     "building": (),
+    "nothing_to_change": ("retry",),
     "published": (),
 }
-MEANING = {"retry": "try it again", "skip": "leave it out", "approve": "its publisher is set: publish it"}
+MEANING = {
+    "retry": "try it again",
+    "skip": "leave it out",
+    "approve": "its publisher is set: publish it",
+    "confirm": "that is true: go on with what is listed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +153,15 @@ def _head(found: Overview) -> list[str]:
         "",
         counts or "No watched base has a recipe that is for it.",
         "",
+        *(line for each in found.notices for line in _notice(each)),
         "A ticked box is a command; it counts for people with write access.",
     ]
+
+
+def _notice(found: Notice) -> list[str]:
+    """What a person should know, with its box where their word is waited for."""
+    box = [f"  - [ ] <!-- confirm:{found.confirm} --> {MEANING['confirm']}"] if found.confirm else []
+    return [f"- **{words.plain(found.text, most=600)}**", *box, ""]
 
 
 def entry(status: ReleaseStatus) -> str:
@@ -171,24 +189,35 @@ def _address(link: str) -> str:
 
 
 def ticked(before: str, after: str) -> list[tuple[Kind, str]]:
-    """The boxes that an edit ticked, each as command and key."""
+    """The releases' boxes that an edit ticked, each as command and key."""
+    return [(kind, key) for kind, key in _newly(before, after) if kind != "confirm"]
+
+
+def confirmed(before: str, after: str) -> list[str]:
+    """The authors whose listing an edit's ticks confirm."""
+    return [author for kind, author in _newly(before, after) if kind == "confirm"]
+
+
+def _newly(before: str, after: str) -> list[tuple[Kind | Literal["confirm"], str]]:
     was = _boxes(before)
     return [box for box, is_ticked in _boxes(after).items() if is_ticked and not was.get(box, False)]
 
 
-def _boxes(text: str) -> dict[tuple[Kind, str], bool]:
-    found: dict[tuple[Kind, str], bool] = {}
+def _boxes(text: str) -> dict[tuple[Kind | Literal["confirm"], str], bool]:
+    """Each box by what it says and of what: a release's key, or an author."""
+    found: dict[tuple[Kind | Literal["confirm"], str], bool] = {}
     for line in text.split("\n"):
         if match := _BOX.match(line.strip()):
-            found[match["kind"], match["key"]] = match["ticked"] != " "  # type: ignore[index]
+            box = (match["kind"], match["key"]) if match["kind"] else ("confirm", match["author"])
+            found[box] = match["ticked"] != " "  # type: ignore[index]
     return found
 
 
 def obey(github: GitHub, state: State, edit: Edit) -> tuple[list[str], str | None]:
     """Do what an edit's ticks say; what was done, or why nothing was. Raises Refused while paused."""
     refuse_paused(state)
-    wanted = ticked(edit.before, edit.after)
-    if not wanted:
+    wanted, authors = ticked(edit.before, edit.after), confirmed(edit.before, edit.after)
+    if not wanted and not authors:
         return [], "no box was ticked"
     if github.login and edit.who == github.login:
         return [], "the bot's own edit"
@@ -197,7 +226,7 @@ def obey(github: GitHub, state: State, edit: Edit) -> tuple[list[str], str | Non
         return [], f"issue {edit.number} is not the dashboard"
     if not github.may_write(edit.who):
         return [], f"{edit.who} has no write access"
-    done = []
+    done = [f"confirm {each}" for each in authors if shrunk.confirm(state, each, who=edit.who)]
     for kind, key in wanted:
         why = f"ticked on the dashboard, issue {edit.number}"
         said = Decision(key=_known(key), kind=kind, who=edit.who, why=why, at=edit.at, gates=[])

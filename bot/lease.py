@@ -1,31 +1,34 @@
-"""One release, one worker: a lease, taken by compare-and-swap, renewed while the work goes on, running out.
+"""One release, one worker: a lease on the state branch, taken by compare-and-swap, given back or running out.
 
 GitHub's concurrency groups keep most doubles away; that there is never one rests on this. Taking writes
-over exactly the version that was read, so of two runners one is refused. A runner that dies stops renewing:
-its lease runs out, and what was lost is recorded as an attempt, so that a base which kills its runner is not
-tried for ever.
+over exactly the version that was read, so of two runners one is refused.
 
-The holder is the workflow run: its later jobs take over from its earlier ones. Clocks may differ by `GRACE`.
+The holder is the workflow run, not a machine: `prepare` takes the lease for as long as the run may last, and
+the run's last job, `finish`, gives it back. Nothing renews it in between. Who could are the jobs that work
+for hours, and those run other people's code: their GitHub token only reads, so that nothing of what they run
+can write here (docs/identities.md). How the lease of a run that does not come through ends:
+
+- a runner dies, or is cut off: GitHub misses it within minutes and fails its job. `finish` runs `always()`,
+  on a hosted machine; it records the loss as an attempt and gives the lease back;
+- a job is cancelled, or runs out of time: the same;
+- the whole run is gone without its `finish` (cancelled by force, deleted, an outage): the lease runs out, the
+  next tick records that and deletes it. A person who wants it sooner deletes `leases/<key>.json`.
+
+Each loss is an attempt, so that a base which kills its runner is not tried for ever. Clocks may differ by
+`GRACE`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from bot import attempts, log
-from bot.errors import InfrastructureError, Refused, ReleaseBotError
+from bot.errors import Refused
 from bot.state import Attempt, Lease, State, lease_path, load, save
 
-TTL: Final = timedelta(minutes=45)
 GRACE: Final = timedelta(minutes=2)
-BEATS: Final = 6  # renewals within one TTL
-
-Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +42,12 @@ class Work:
     run_url: str
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def expired(lease: Lease, now: datetime) -> bool:
     return now > lease.expires_at + GRACE
 
 
-def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta = TTL) -> Lease:
-    """The lease on `work`, new, taken over from a dead holder, or this holder's own again.
+def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta) -> Lease:
+    """The lease on `work` for `ttl`: new, taken over where another's ran out, or this holder's own again.
 
     Raises Refused when another holder has it, or was faster.
     """
@@ -60,7 +59,7 @@ def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta
             f"release {work.key} is being worked on by {found.holder}",
             where=f"state: {path}",
             why=f"its lease holds until {found.expires_at:%Y-%m-%d %H:%M} UTC",
-            fix="wait for it; when that run is dead, the lease runs out by itself",
+            fix="wait for it; its last job gives the lease back however it ends",
         )
     lease = Lease(
         key=work.key,
@@ -76,21 +75,6 @@ def take(state: State, work: Work, *, holder: str, now: datetime, ttl: timedelta
     if found and not mine:
         _note_lost(state, found)
     return lease
-
-
-def renew(state: State, lease: Lease, *, now: datetime, ttl: timedelta = TTL) -> Lease:
-    """The same lease for another `ttl`. Raises Refused when it is no longer this holder's."""
-    found, version = load(state, lease_path(lease.key), Lease)
-    if found is None or (found.holder, found.taken_at) != (lease.holder, lease.taken_at):
-        raise Refused(
-            f"the lease on release {lease.key} is lost: {found.holder if found else 'nobody'} has it",
-            where=f"state: {lease_path(lease.key)}",
-            why="it was not renewed in time, or a person deleted it",
-            fix="stop this run; the plan starts the release again where that is due",
-        )
-    renewed = lease.model_copy(update={"expires_at": now + ttl})
-    save(state, lease_path(lease.key), renewed, version=version)
-    return renewed
 
 
 def release(state: State, lease: Lease) -> bool:
@@ -118,7 +102,7 @@ def reap(state: State, leases: list[Lease], now: datetime) -> list[Lease]:
 
 
 def _version(state: State, lease: Lease) -> str | None:
-    """The version of a lease that is still as it was read; one renewed just now is not dead.
+    """The version of a lease that is still as it was read; one taken anew just now is not dead.
 
     It is written over itself: what is read may be a snapshot's, a write meets what is there.
     """
@@ -128,7 +112,7 @@ def _version(state: State, lease: Lease) -> str | None:
     try:
         save(state, lease_path(lease.key), lease, version=version)
     except Refused:
-        log.info(f"  the lease on {lease.key} was renewed or taken in between")
+        log.info(f"  the lease on {lease.key} was taken anew in between")
         return None
     return load(state, lease_path(lease.key), Lease)[1]
 
@@ -137,11 +121,11 @@ def _delete(state: State, lease: Lease, version: str) -> None:
     try:
         state.delete(lease_path(lease.key), version)
     except Refused:
-        log.info(f"  the lease on {lease.key} was renewed or taken in between")
+        log.info(f"  the lease on {lease.key} was taken anew in between")
 
 
 def _note_lost(state: State, lost: Lease) -> None:
-    what = f"the runner of {lost.holder} stopped answering: its lease ran out at {lost.expires_at:%H:%M} UTC"
+    what = f"the run {lost.holder} never ended: its lease ran out at {lost.expires_at:%Y-%m-%d %H:%M} UTC"
     attempts.record(
         state,
         Attempt(
@@ -157,61 +141,3 @@ def _note_lost(state: State, lost: Lease) -> None:
             run_id=lost.holder,
         ),
     )
-
-
-# ── while the work goes on ─────────────────────────────────────────────────────────────────
-
-
-@dataclass(kw_only=True)
-class Held:
-    """A lease that a thread keeps renewing."""
-
-    lease: Lease
-    clock: Clock
-    lost: ReleaseBotError | None = None
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    def check(self) -> None:
-        """Asked before anything is written. Raises Refused when the lease is, or may by now be, another's."""
-        if self.lost:
-            raise self.lost
-        if self.clock() > self.lease.expires_at:
-            raise Refused(
-                f"the lease on release {self.lease.key} ran out: it could not be renewed",
-                where=f"state: {lease_path(self.lease.key)}",
-                fix="stop this run; the plan starts the release again where that is due",
-            )
-
-
-@contextmanager
-def holding(
-    state: State, work: Work, *, holder: str, ttl: timedelta = TTL, clock: Clock = utc_now
-) -> Iterator[Held]:
-    """Take the lease, renew it in the background, give it back at the end, whatever that is.
-
-    Raises Refused when another holder has it.
-    """
-    held = Held(lease=take(state, work, holder=holder, now=clock(), ttl=ttl), clock=clock)
-    thread = threading.Thread(target=_beat, args=(state, held, ttl), name="lease", daemon=True)
-    thread.start()
-    try:
-        yield held
-    finally:
-        held.stopped.set()
-        thread.join()
-        try:
-            release(state, held.lease)
-        except (Refused, InfrastructureError) as e:
-            log.warning(f"the lease on {work.key} was not given back and will run out: {e.what}")
-
-
-def _beat(state: State, held: Held, ttl: timedelta) -> None:
-    """Renew until told to stop; a Hub or GitHub that is away for a moment is asked again at the next beat."""
-    while not held.stopped.wait(ttl.total_seconds() / BEATS):
-        try:
-            held.lease = renew(state, held.lease, now=held.clock(), ttl=ttl)
-        except InfrastructureError as e:
-            log.warning(f"the lease on {held.lease.key} was not renewed: {e.what}")
-        except ReleaseBotError as e:
-            held.lost = e
-            return

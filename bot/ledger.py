@@ -18,7 +18,7 @@ from bot.attempts import Standing
 from bot.errors import InputError
 from bot.lease import expired
 from bot.models import Model
-from bot.state import Attempts, D, Decision, Decisions, Lease, Queued, State, load
+from bot.state import Attempts, D, Decision, Decisions, Lease, Queued, State, Unchanged, load
 
 ReleaseState = Literal[
     "planned",
@@ -31,6 +31,7 @@ ReleaseState = Literal[
     "failed",
     "waiting_for_publisher",
     "skipped",
+    "nothing_to_change",
 ]
 
 
@@ -73,7 +74,7 @@ class CardPull:
 
 @dataclass(frozen=True, kw_only=True)
 class HubPull:
-    """The weights' pull request on the Hub, opened by the bot's own account."""
+    """The weights' pull request on the Hub, opened by one of us (`bot.hubpulls`)."""
 
     key: str
     repo_id: str
@@ -98,6 +99,7 @@ class Records:
     decisions: Mapping[str, Decisions] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     queued: Mapping[str, Queued] = field(default_factory=dict)
+    unchanged: Mapping[str, Unchanged] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ class World:
 
 
 def read(state: State) -> Records:
-    """Every attempt, decision, lease and queue; a document that does not hold is told by its key."""
+    """Every document that tells of a release; one that does not hold is told by its key."""
     unreadable: dict[str, str] = {}
     leases = _documents(state, "leases/", Lease, unreadable)
     queues = _documents(state, "queued/", Queued, unreadable)
@@ -123,6 +125,7 @@ def read(state: State) -> Records:
         decisions=_documents(state, "decisions/", Decisions, unreadable),
         leases=leases,
         queued={key: each for each in sorted(queues.values(), key=lambda q: q.at) for key in each.keys},
+        unchanged=_documents(state, "unchanged/", Unchanged, unreadable),
         unreadable=unreadable,
     )
 
@@ -160,6 +163,7 @@ def status(pair: Pair, world: World, now: datetime) -> ReleaseStatus:
         or _public(pair, world)
         or _by_person(pair, world, decisions)
         or _under_review(pair, world, standing)
+        or _nothing_to_change(pair, records, decisions)
         or _under_way(pair, world, standing, now)
         or _failed(standing)
         or _NOTHING
@@ -225,6 +229,14 @@ def _under_review(pair: Pair, world: World, standing: Standing) -> Told:
         return _failed(standing)
     why = f"; {standing.last.stage}: {standing.last.what}" if standing.last else ""
     return "waiting_for_publisher", f"pull request {card.number} is merged{why}"
+
+
+def _nothing_to_change(pair: Pair, records: Records, decisions: list[Decision]) -> Told:
+    """A metadata release whose side files were public already, unless a person said retry since."""
+    found = records.unchanged.get(pair.key)
+    if found is None or any(each.kind == "retry" and each.at > found.at for each in decisions):
+        return None
+    return "nothing_to_change", f"{pair.target_repo} has these side files, by release {found.predecessor}"
 
 
 def _later(pair: Pair, card: CardPull, world: World) -> CardPull | None:

@@ -2,6 +2,9 @@
 
 A job that runs third-party code has no token for the state. It leaves its failure as an output; the last job
 reads those of all others and records an attempt. What it reads is data: it came from such a job.
+
+A metadata release may end well with nothing to change. Its build says so by the output `ended`, which counts
+for no other kind of release: which kind it is, `prepare` tells, which runs nobody else's code.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bot import attempts, lease, log
+from bot import attempts, lease, log, naming
 from bot.errors import InputError, NoPublisher, ReleaseBotError
 from bot.lease import Work
 from bot.models import Model, read_json, write_json
-from bot.state import Attempt, FailureClass, Lease, State, lease_path, load
+from bot.state import Attempt, FailureClass, Lease, State, Unchanged, lease_path, load, save, unchanged_path
 
 MAX_CHARS: Final = 1000
 JOBS: Final = ("prepare", "build", "evaluate", "card")
+NOTHING_TO_CHANGE: Final = "nothing_to_change"
 
 
 class Failure(Model):
@@ -58,6 +62,7 @@ class Finished(Model):
     key: str
     recorded: Failure | None
     given_back: bool
+    nothing_to_change: bool = False
 
 
 @contextmanager
@@ -147,13 +152,41 @@ def held_by(state: State, holder: str, run_url: str) -> Work | None:
 def finish(
     state: State, work: Work, results: Mapping[str, JobResult], *, holder: str, now: datetime
 ) -> Finished:
-    """Record what failed, if anything did, and give the run's lease back."""
+    """Record what failed, or that nothing was to change, and give the run's lease back."""
     failure = failure_in(results)
+    unchanged = None if failure else _unchanged_since(results)
     if failure:
         _record(state, work, failure, holder, now)
+    if unchanged:
+        _record_unchanged(state, work, unchanged, now)
     found, _ = load(state, lease_path(work.key), Lease)
     mine = found is not None and found.holder == holder and lease.release(state, found)
-    return Finished(key=work.key, recorded=failure, given_back=mine)
+    return Finished(key=work.key, recorded=failure, given_back=mine, nothing_to_change=unchanged is not None)
+
+
+def _unchanged_since(results: Mapping[str, JobResult]) -> str | None:
+    """The release that is public and stays, where a metadata release found nothing to change; else None."""
+    prepared, built = (results.get(name) for name in ("prepare", "build"))
+    if prepared is None or built is None or built.result != "success":
+        return None
+    key = prepared.outputs.get("predecessor", "")
+    says_so = built.outputs.get("ended") == NOTHING_TO_CHANGE
+    return key if says_so and prepared.outputs.get("kind") == "metadata" and naming.is_key(key) else None
+
+
+def _record_unchanged(state: State, work: Work, predecessor: str, now: datetime) -> None:
+    """Written over what an earlier run found, which a person's retry may have taken back."""
+    document = Unchanged(
+        key=work.key,
+        base=work.base,
+        revision=work.revision,
+        recipe=work.recipe,
+        predecessor=predecessor,
+        at=now,
+        run_url=work.run_url,
+    )
+    _, version = load(state, unchanged_path(work.key), Unchanged)
+    save(state, unchanged_path(work.key), document, version=version)
 
 
 def finish_publishing(state: State, work: Work, ended: Path, *, holder: str, now: datetime) -> Finished:

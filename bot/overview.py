@@ -18,6 +18,7 @@ from bot.ledger import Pair, ReleaseState, ReleaseStatus, World
 from bot.models import SCHEMA_VERSION, Base, Model, read_json
 from bot.recipe import Recipe
 from bot.state import Paused, Roster, State, Tracked, load, watched_path
+from bot.watching import shrunk, ticked
 
 # What a person should look at stands first.
 ORDER: tuple[ReleaseState, ...] = (
@@ -30,9 +31,17 @@ ORDER: tuple[ReleaseState, ...] = (
     "planned",
     "refused",
     "skipped",
+    "nothing_to_change",
     "published",
 )
 COLUMNS = ("base", "recipe", "state", "tries", "figures", "detail")
+
+
+class Notice(Model):
+    """What a person should know beside the releases; `confirm`: the author whose listing waits for a word."""
+
+    text: str
+    confirm: str | None
 
 
 class Overview(Model):
@@ -41,6 +50,7 @@ class Overview(Model):
     schema_version: int = SCHEMA_VERSION
     at: datetime
     paused: Paused | None
+    notices: list[Notice]
     releases: list[ReleaseStatus]
 
     def counts(self) -> dict[str, int]:
@@ -62,11 +72,30 @@ def pairs(
     ]
 
 
-def overview(wanted: Iterable[Pair], world: World, *, paused: Paused | None, now: datetime) -> Overview:
+def overview(
+    wanted: Iterable[Pair],
+    world: World,
+    *,
+    paused: Paused | None,
+    now: datetime,
+    notices: Iterable[Notice] = (),
+) -> Overview:
     """What became of each pair; what a person should look at stands first."""
     found = [ledger.status(pair, world, now) for pair in wanted]
     found.sort(key=lambda each: (ORDER.index(each.state), each.base, each.recipe))
-    return Overview(at=now, paused=paused, releases=found)
+    return Overview(at=now, paused=paused, notices=list(notices), releases=found)
+
+
+def notices(state: State, authors: Iterable[str], *, paused: Paused | None, now: datetime) -> list[Notice]:
+    """What watching waits for, and that it stopped; while writing is paused it notes nothing of itself."""
+    late = None if paused else ticked.overdue(state, now)
+    found = [Notice(text=late, confirm=None)] if late else []
+    for author in authors:
+        roster, _ = load(state, watched_path(author), Roster)
+        if roster and roster.shrunk:
+            asks = None if shrunk.is_believed(roster.shrunk) else author
+            found.append(Notice(text=shrunk.told(author, roster.shrunk), confirm=asks))
+    return found
 
 
 def bases_of(state: State, authors: Iterable[str]) -> list[Tracked]:

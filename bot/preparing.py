@@ -2,8 +2,7 @@
 
 The same rules as the plan's, over one base: whoever asks by hand gets the same answer as the schedule does.
 The lease is taken before anything is made, so that of two runs one goes on and the other leaves no trace. It
-is held by the workflow run and not by a machine: a job that runs third-party code has no token to renew it
-with, and so it lasts as long as the run may, and the run's last job gives it back.
+lasts as long as the run may, and the run's last job gives it back (`bot.lease`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from bot import changes, lease, log, naming, recipe, repo
+from bot import changes, hubpulls, lease, log, naming, recipe, repo
 from bot.commands_watching import QUEUE_TTL, tick
 from bot.config import Config
 from bot.edges import listing
@@ -28,7 +27,9 @@ from bot.watch import Watched
 from bot.watching import rules
 
 # What needs no person: the release is there, or somebody is at it.
-QUIET: Final = ("published", "in_review", "building", "queued", "waiting_for_publisher", "lost_race")
+QUIET: Final = (
+    "published", "nothing_to_change", "in_review", "building", "queued", "waiting_for_publisher", "lost_race",
+)  # fmt: skip
 
 MAX_RACES: Final = 16
 
@@ -88,7 +89,7 @@ def prepare(
         key=found.key, base=found.base, revision=found.revision, recipe=recipe_name, run_url=work.run_url
     )
     try:
-        held = lease.take(state, ours, holder=work.key, now=now, ttl=_ttl(found))
+        held = lease.take(state, ours, holder=work.key, now=now, ttl=term(found))
     except Refused as e:
         return Prepared(proceed=False, code="lost_race", why=e.what, entry=None)
     try:
@@ -121,21 +122,15 @@ def leave_queue(state: State, key: str, *, run: str) -> None:
 
 
 def _is_to_restage(entry: PlanEntry, hub: Hub, state: State) -> bool:
-    """Whether weights of this release were refused on the Hub, and a person said retry since.
-
-    By the title alone, since the account of the jobs that build is another one; `build` looks at its own.
-    """
+    """Whether weights of this release were refused on the Hub, and a person said retry since."""
     if decisions.newest(state, entry.key) != "retry":
         return False
-    title = f"Release {entry.key}:"
-    return any(
-        each.status == "closed" and each.title.startswith(title)
-        for each in hub.pull_requests(entry.target_repo)
-    )
+    staged = hubpulls.of_release(hub, entry.target_repo, entry.key)
+    return any(each.status == "closed" for each in staged)
 
 
-def _ttl(entry: PlanEntry) -> timedelta:
-    """As long as the run may take: two jobs on a runner, each waiting a day for it at most."""
+def term(entry: PlanEntry) -> timedelta:
+    """How long a run may hold its lease: two jobs on a runner, each of which waits for it a day at most."""
     return 2 * (QUEUE_TTL + timedelta(minutes=entry.timeout_minutes))
 
 

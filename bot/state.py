@@ -5,7 +5,8 @@ attempts, people's decisions, what was seen of each base, who works on what. Eve
 version and written against it (compare-and-swap), so that of two runs one wins and the other is told.
 
 Paths: `attempts/<key>.json`, `decisions/<key>.json`, `leases/<key>.json`, `queued/<run>.json`,
-`seen/<owner>--<name>.json`, `watched/<author>.json`, and `paused.json`, whose existence stops all writing.
+`unchanged/<key>.json`, `seen/<owner>--<name>.json`, `watched/<author>.json`, `ticked.json`, and
+`paused.json`, whose existence stops all writing.
 
 `watched/` holds what a tick needs of every base of one author, so that a tick that finds nothing reads one
 document; `seen/` holds a base's blobs, read only when that base moved.
@@ -25,6 +26,7 @@ from bot.errors import InputError, Refused, Stopped, UsageError
 from bot.models import SCHEMA_VERSION, CommitSha, Model
 
 PAUSED: Final = "paused.json"
+TICKED: Final = "ticked.json"
 FailureClass = Literal["infrastructure", "input", "audit", "gate", "refused", "backend", "internal"]
 Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{naming.KEY_LENGTH}}}$")]
 Text = Annotated[str, Field(max_length=2000)]
@@ -122,6 +124,22 @@ class Lease(Model):
     expires_at: AwareDatetime
 
 
+class Unchanged(Model):
+    """`unchanged/<key>.json`: a metadata release that found nothing to change.
+
+    The base's new side files are those that release `predecessor` published. A later `retry` takes it back.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: Key
+    base: Word
+    revision: CommitSha
+    recipe: Word
+    predecessor: Key
+    at: AwareDatetime
+    run_url: str
+
+
 class Queued(Model):
     """`queued/<run>.json`: the keys in a run's matrix, so that the next tick does not queue them too."""
 
@@ -174,12 +192,38 @@ class Tracked(Model):
     gone: str | None
 
 
+class Shrunk(Model):
+    """A listing that lacked most of an author's bases, and how often it was seen so: `bot.watching.shrunk`.
+
+    `missing` are the names that it lacked at first. `confirmed_by`: the person who said that it is true.
+    """
+
+    missing: Annotated[list[Word], Field(min_length=1)]
+    num_known: int
+    since: AwareDatetime
+    seen_at: AwareDatetime
+    num_seen: Annotated[int, Field(ge=1)]
+    confirmed_by: Word | None
+
+
 class Roster(Model):
-    """`watched/<author>.json`: every base of one author that releases may be made of."""
+    """`watched/<author>.json`: every base of one author that releases may be made of.
+
+    `shrunk` while the author's listing lacks most of them.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     author: Word
     bases: list[Tracked]
+    shrunk: Shrunk | None = None
+
+
+class Ticked(Model):
+    """`ticked.json`: when watching last ran, told every few hours: a schedule that stops tells nobody."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    at: AwareDatetime
+    run_url: str
 
 
 class Paused(Model):
@@ -204,6 +248,10 @@ def decisions_path(key: str) -> str:
 
 def lease_path(key: str) -> str:
     return f"leases/{naming.parse_key(key)}.json"
+
+
+def unchanged_path(key: str) -> str:
+    return f"unchanged/{naming.parse_key(key)}.json"
 
 
 def queued_path(run_id: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from bot import ledger, log, recipe_pins
+from bot import hubpulls, ledger, log, recipe_pins
 from bot import recipe as recipes
 from bot.edges import listing
 from bot.edges.hub import Hub
@@ -22,7 +22,6 @@ from bot.plan import PlanEntry, Recipes
 from bot.state import State
 
 _TAG: Final = re.compile(r"release-([0-9a-f]{16})")
-_TITLE: Final = re.compile(r"Release ([0-9a-f]{16}): ")
 
 
 def world(
@@ -58,21 +57,16 @@ def targets(hub: Hub, organization: str) -> dict[str, Target]:
 
 
 def with_staged(found: World, hub: Hub, candidates: Iterable[PlanEntry | Pair]) -> World:
-    """The same with the pull requests that hold candidates' weights: a request for each repo that exists."""
-    wanted = {each.key: each.target_repo for each in candidates if each.target_repo in found.targets}
-    titled = [each for repo_id in sorted(set(wanted.values())) for each in _titled(hub, repo_id)]
-    me = hub.account() if titled else ""
-    pulls = [pull for pull, author in titled if author == me]
-    return replace(found, staged={each.key: each for each in sorted(pulls, key=lambda each: each.number)})
+    """The same with the pull requests that hold candidates' weights, whichever of us opened them.
 
-
-def _titled(hub: Hub, repo_id: str) -> list[tuple[HubPull, str]]:
-    """Pull requests with a release's title, and their authors: a stranger's is none of ours."""
-    return [
-        (HubPull(key=m[1], repo_id=repo_id, number=each.num, status=each.status), each.author)
-        for each in hub.pull_requests(repo_id)
-        if (m := _TITLE.match(each.title))
+    A request for each repo that exists, and two more where any pull request there says that it is a release.
+    """
+    repos = sorted({each.target_repo for each in candidates if each.target_repo in found.targets})
+    pulls = [
+        HubPull(key=each.key, repo_id=each.repo_id, number=each.pull.num, status=each.pull.status)
+        for each in hubpulls.staged(hub, repos)
     ]
+    return replace(found, staged={each.key: each for each in sorted(pulls, key=lambda each: each.number)})
 
 
 def usable_recipes(hub: Hub, names: Iterable[str] | None = None) -> Recipes:

@@ -12,9 +12,11 @@ What may happen to a base, and what becomes of it:
 - gated: passed over until the token's account is let in;
 - changed a moment ago: left alone until `settle_minutes` have passed, so that an upload can finish;
 - forced back, squashed: only blobs count; without a manifest the change is unknown, taken for new weights;
-- a stale listing: the base's own answer counts; one that lost most of an author's models is not believed.
+- a stale listing: the base's own answer counts; one that lost most of an author's models is held until it
+  stays so, or a person confirms it (`bot.watching.shrunk`).
 
-A failure of one author or one base is told and leaves the others alone; the next tick tries again.
+A failure of one author or one base is told and leaves the others alone; the next tick tries again. That
+watching ran is noted (`bot.watching.ticked`), so that one that stopped is seen.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from bot.config import Watch
 from bot.edges.hub import Hub
 from bot.errors import ReleaseBotError
 from bot.state import State, paused
+from bot.watching import ticked
 from bot.watching.found import Change, Skipped, Watched
 from bot.watching.tick import Tick
+from bot.workflow_run import run_url
 
 __all__ = ["Change", "Skipped", "Watched", "watch"]
 
@@ -35,12 +39,16 @@ def watch(settings: Watch, hub: Hub, state: State, *, now: datetime, dry_run: bo
     """Every configured author reconciled; what was seen is recorded, unless `dry_run` or the kill switch."""
     recorded = not dry_run and paused(state) is None
     ticks = [Tick(author, settings, hub, state, now, recorded) for author in dict.fromkeys(settings.authors)]
+    came_through = False
     for tick in ticks:
         try:
             tick.run()
+            came_through = True
         except ReleaseBotError as e:
             tick.bases.clear()
             tick.fail(tick.author, e)
+    if recorded and came_through:
+        ticked.note(state, now, run_url())
     return Watched(
         changes=[each for tick in ticks for each in tick.changes],
         skipped=[each for tick in ticks for each in tick.skipped],

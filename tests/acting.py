@@ -201,7 +201,7 @@ def run_event(pull: Any, conclusion: str) -> dict[str, Any]:
         "head_sha": pull.head.sha,
         "head_repository": {"full_name": REPOSITORY["full_name"]},
         "actor": {"login": "ann", "type": "User"},
-        "created_at": (pull.closed_at or pull.created_at).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created_at": (pull.closed_at or pull.created_at).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "run_attempt": 1,
     }
     return {"action": "completed", "workflow_run": run}

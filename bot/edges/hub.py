@@ -156,6 +156,11 @@ class Hub:
         with translated("whoami"):
             return str(self.api.whoami()["name"])
 
+    def members(self, organization: str) -> set[str]:
+        """The accounts in an organization. Raises InputError where there is none, or it hides them."""
+        with translated(f"members of {organization}"):
+            return {str(each.username) for each in self.api.list_organization_members(organization)}
+
     def exists(self, repo_id: str) -> bool:
         with translated(repo_id):
             return bool(self.api.repo_exists(repo_id))
@@ -384,6 +389,10 @@ def _http_error(error: Any, where: str) -> ReleaseBotError:
             where=where,
             why=words,
             fix="check HF_TOKEN and what it may do in this namespace",
+        )
+    if status in (404, 410):
+        return InputError(
+            f"the Hub has no such thing ({status})", where=where, why=words, fix="check the name"
         )
     if status in (409, 412):
         return Refused(

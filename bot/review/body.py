@@ -14,6 +14,7 @@ from bot.stages import gate
 
 MARKER = "<!-- release-bot:card -->"
 MAX_DETAIL_CHARS = 200  # of what one gate saw; the card has all of it
+MAX_FILES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ def body(evidence: Evidence, before: Evidence | None, places: Places) -> str:
     parts = [
         MARKER,
         _lead(evidence, places),
+        _republished(evidence),
         _gates(evidence),
         _figures(evidence),
         _change(evidence, before),
@@ -57,6 +59,21 @@ def _lead(evidence: Evidence, places: Places) -> str:
         f"Staged: [pull request {upload.pr_num} on the Hub]({repo}/discussions/{upload.pr_num}) at "
         f"{words.code(upload.pr_head[:12])}, {len(upload.files)} files, release {words.code(release.key)}. "
         f"The card: [README.md]({places.card})."
+    )
+
+
+def _republished(evidence: Evidence) -> str:
+    """What a metadata release is: whose weights and figures a reviewer looks at, and what alone is new."""
+    found = evidence.republished
+    if found is None:
+        return ""
+    files = ", ".join(words.code(each) for each in found.files[:MAX_FILES]) or "none"
+    more = f" and {len(found.files) - MAX_FILES} more" if len(found.files) > MAX_FILES else ""
+    return (
+        "**A metadata release.** The same weights are published once more: they, and every figure below, "
+        f"are those of release {words.code(found.key)} of the base at "
+        f"{words.code(found.base_revision[:12])}, and nothing was measured again. "
+        f"New are the base's side files: {files}{more}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, Literal
 
 from bot import naming
@@ -55,6 +56,12 @@ def newest(state: State, key: str) -> Literal["refuse", "skip", "retry"] | None:
     found, _ = load(state, decisions_path(key), Decisions)
     said = [each for each in (found.decisions if found else []) if each.kind in ("refuse", "skip", "retry")]
     return max(said, key=lambda each: each.at).kind if said else None  # type: ignore[return-value]
+
+
+def retried_since(state: State, key: str, at: datetime) -> bool:
+    """Whether a person said retry after `at`."""
+    found, _ = load(state, decisions_path(key), Decisions)
+    return any(each.kind == "retry" and each.at > at for each in (found.decisions if found else []))
 
 
 def knows_override(state: State, evidence: Evidence) -> bool:

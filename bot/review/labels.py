@@ -1,4 +1,8 @@
-"""Labels of a card's pull request: its state, for people and for lists. Nothing is decided by them."""
+"""Labels of a card's pull request: its state, for people and for lists.
+
+Nothing of a release is decided by them. `refused` also saves work: a closed card that has it is not looked at
+again (`bot.review.closed`); taken away, it is, which changes nothing.
+"""
 
 from __future__ import annotations
 

@@ -42,6 +42,13 @@ def folder_of(repo_id: str) -> str:
     return f"{CARDS}/{'--'.join(parts)}"
 
 
+def repo_of(path: str) -> str | None:
+    """The repo whose card the file at `path` belongs to; None for another file."""
+    top, _, rest = path.partition("/")
+    repo_id = rest.partition("/")[0].replace("--", "/", 1)
+    return repo_id if top == CARDS and _REPO_ID.fullmatch(repo_id) else None
+
+
 def key_of(branch: str) -> str | None:
     """The release whose card `branch` holds; None for another branch."""
     found = _BRANCH.fullmatch(branch)

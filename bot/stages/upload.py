@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import time
 
-from bot import log, naming
+from bot import hubpulls, log, naming
 from bot.edges.hub import Hub, PullRequest, RepoState
-from bot.errors import InfrastructureError, Refused
+from bot.errors import InfrastructureError, InputError, Refused
 from bot.models import Release, UploadEvidence
 from bot.repo import HUB_OWN_FILES, LocalFile, differences, is_card_file, refuse_rehearsal
 
@@ -61,10 +61,9 @@ def standing(release: Release, hub: Hub) -> PullRequest | None:
 
     Raises Refused when it is closed: a person said no.
     """
-    ours = _ours(release, hub)
-    if not ours:
+    newest = next(iter(_ours(release, hub)), None)
+    if newest is None:
         return None
-    newest = max(ours, key=lambda pr: pr.num)
     if newest.status == "closed":
         raise Refused(
             f"release {release.key} was refused: its pull request {newest.num} is closed",
@@ -77,13 +76,15 @@ def standing(release: Release, hub: Hub) -> PullRequest | None:
 
 def is_refused(release: Release, hub: Hub) -> bool:
     """Whether our newest pull request for this key is closed: a person said no."""
-    return max(((each.num, each.status) for each in _ours(release, hub)), default=(0, ""))[1] == "closed"
+    newest = next(iter(_ours(release, hub)), None)
+    return newest is not None and newest.status == "closed"
 
 
 def withdraw(release: Release, hub: Hub) -> None:
-    """Take our own pull requests for this key out of the way, so that it can be staged afresh.
+    """Take our pull requests for this key out of the way, so that it can be staged afresh.
 
-    Raises Refused when one is merged: what is published is not staged again.
+    Raises Refused when one is merged: what is published is not staged again; and when one is another
+    member's, which this token may not rename.
     """
     for pull in _ours(release, hub):
         if pull.status == "merged":
@@ -92,17 +93,26 @@ def withdraw(release: Release, hub: Hub) -> None:
                 where=f"{hub.url(release.target_repo)}/discussions/{pull.num}",
                 fix="another recipe, base revision or toolchain_epoch makes another release",
             )
+        _supersede(release, pull, hub)
+
+
+def _supersede(release: Release, pull: PullRequest, hub: Hub) -> None:
+    try:
         hub.supersede(release.target_repo, pull, comment="Superseded: the release is staged afresh.")
+    except InputError as e:
+        raise Refused(
+            f"pull request {pull.num} of {pull.author} holds release {release.key} and cannot be withdrawn",
+            where=f"{hub.url(release.target_repo)}/discussions/{pull.num}",
+            why=e.what,
+            fix=f"its author or an admin renames it to `Superseded: {release.key}` and closes it",
+        ) from e
 
 
 def _ours(release: Release, hub: Hub) -> list[PullRequest]:
-    """Pull requests for this key by this account; a stranger's with the same title is none of ours."""
+    """Pull requests for this key by any of us, newest first; a stranger's with the same title is none."""
     if not hub.exists(release.target_repo):
         return []
-    me = hub.account()
-    title = f"Release {release.key}:"
-    pulls = hub.pull_requests(release.target_repo)
-    return [pull for pull in pulls if pull.title.startswith(title) and pull.author == me]
+    return hubpulls.of_release(hub, release.target_repo, release.key)
 
 
 def parent_of(hub: Hub, repo_id: str, pull: PullRequest, main: RepoState) -> str:

@@ -3,6 +3,9 @@
 What is public gets the base's new side files; weights stay where they are, by the Hub's own objects, so no
 GPU is needed and nothing large moves. The audit runs over the result as it will be, by range requests, before
 anything is sent. Figures stay those of the release that the weights come from, and the card says so.
+
+The base may have changed only what our own repo has by now, or never took from it: then nothing is sent, and
+that is a good end of its own, which the run's last job writes down (`bot.outcome`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from bot import evidence, log, naming, repo
 from bot.checkpoint import sidefiles
@@ -33,6 +36,7 @@ from bot.steps.inputs import digest
 
 MAX_SIDE_FILE_BYTES: Final = 256 * 2**20
 BUILD: Final = "build_evidence.json"
+Built = Literal["staged", "standing", "nothing_to_change"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +47,15 @@ class Changes:
     gone: frozenset[str]
 
 
-def build(job: Job, predecessor: str) -> bool:
-    """Stage the release with the weights of release `predecessor`; False when this folder has done so.
+def build(job: Job, predecessor: str) -> Built:
+    """Stage the release with the weights of release `predecessor`; what was to do and is done.
 
-    Raises Refused when that is not what is public now, or nothing differs; AuditFailed.
+    `standing`: this folder has done so before. `nothing_to_change`: what is public has the base's side
+    files, and nothing was sent. Raises Refused when `predecessor` is not what is public now; AuditFailed.
     """
     space, hub, target = job.workspace, job.hub, job.release.target_repo
     if space.existing("upload", UploadEvidence):
-        return False
+        return "standing"
     repo.refuse_rehearsal(job.release, hub)
     main = hub.state(target)
     before = _published(hub, target, main, naming.parse_key(predecessor))
@@ -59,8 +64,13 @@ def build(job: Job, predecessor: str) -> bool:
     pull = uploading.standing(job.release, hub)
     if pull is None:
         pull = _stage(job, before, main)
+    if pull is None:
+        log.info(
+            f"  nothing to change: {target} has the side files of {job.release.base.revision[:8]} already"
+        )
+        return "nothing_to_change"
     _write_evidence(job, before, pull)
-    return True
+    return "staged"
 
 
 def _published(hub: Hub, target: str, main: RepoState, key: str) -> Evidence:
@@ -95,8 +105,8 @@ def _config(published: Source, base: Source) -> bytes | None:
     return None if wanted == one else dump(wanted)
 
 
-def _stage(job: Job, before: Evidence, main: RepoState) -> PullRequest:
-    """Audit what it will be, then open the pull request: one commit of what changes."""
+def _stage(job: Job, before: Evidence, main: RepoState) -> PullRequest | None:
+    """Audit what it will be, then open the pull request: one commit of what changes. None: nothing does."""
     target, base = job.release.target_repo, job.release.base
     repo.refuse_other_base(job.hub, target, base.repo_id)
     token = str(job.hub.api.token) if job.hub.api.token else None
@@ -104,11 +114,7 @@ def _stage(job: Job, before: Evidence, main: RepoState) -> PullRequest:
     original = HubSource(base.repo_id, base.revision, token=token)
     found = changes(published, original)
     if not found.over and not found.gone:
-        raise Refused(
-            f"nothing of {base.repo_id}@{base.revision[:8]} differs from what {target} publishes",
-            where=target,
-            fix="nothing is to be done",
-        )
+        return None
     with log.step(f"Auditing {target} with {len(found.over)} new side files"):
         audited = _audited(job, Overlay(published, found.over, found.gone, label=target), original)
     built = evidence.Build(
@@ -183,9 +189,7 @@ def _write_evidence(job: Job, before: Evidence, pull: PullRequest) -> None:
     )
     limits = recipe_of(job.release).thresholds
     inputs = gating.inputs_of(limits, built.audit.report, before.measurement)
-    gates = gating.judge(
-        limits, built.audit.report, before.measurement, inputs_digest=inputs, override=None
-    )
+    gates = gating.judge(limits, built.audit.report, before.measurement, inputs_digest=inputs, override=None)
     documents = {
         "base": built.base,
         "quantize": built.quantize,

@@ -1,4 +1,4 @@
-"""The rules of a tick, without any edge: whether a listing is believed, who is who, what a change means."""
+"""The rules of a tick, without any edge: who is who, and what a change means."""
 
 from __future__ import annotations
 
@@ -11,27 +11,11 @@ from bot.changes import OF_WEIGHTS, Kind
 from bot.config import Watch
 from bot.edges.hub import RepoState
 from bot.edges.listing import Listed, Listing
-from bot.errors import InfrastructureError, InputError
+from bot.errors import InputError
 from bot.state import Seen, Step, Tracked
 
 MAX_FILES: Final = 20_000
 MAX_STEPS: Final = 20
-# How many bases must be missing from a listing, and which share of them, before it is not believed.
-MANY_MISSING: Final = 5
-MISSING_SHARE: Final = 0.5
-
-
-def refuse_stale(author: str, known: dict[str, Tracked], found: Listing) -> None:
-    """Raises InfrastructureError for a listing that lacks most of what was there."""
-    ids = {each.hub_id for each in found.models.values()}
-    there = [each for each in known.values() if each.gone is None]
-    missing = [e.repo_id for e in there if e.repo_id not in found.models and e.hub_id not in ids]
-    if len(missing) >= MANY_MISSING and len(missing) > MISSING_SHARE * len(there):
-        raise InfrastructureError(
-            f"the listing of {author} lacks {len(missing)} of {len(there)} models: {', '.join(missing[:3])}",
-            why="it is stale or cut short, or the author was renamed",
-            fix="look at the author on the Hub; the next tick asks again",
-        )
 
 
 def moved(known: dict[str, Tracked], found: Listing) -> dict[str, Tracked]:

@@ -19,7 +19,7 @@ from bot.edges.listing import Listed, Listing
 from bot.errors import InfrastructureError, InputError, ReleaseBotError
 from bot.offshoots import passed_over
 from bot.state import Roster, Seen, State, Step, Tracked, load, save, seen_path, watched_path
-from bot.watching import rules
+from bot.watching import rules, shrunk
 from bot.watching.found import Change, Skipped
 
 MAX_FILES_TOLD: Final = 50
@@ -52,7 +52,12 @@ class Tick:
         self.num_calls += found.num_calls - 1
         self.num_listed = len(found.models)
         self.ids = {each.hub_id for each in found.models.values()}
-        rules.refuse_stale(self.author, known, found)
+        held = shrunk.noted(roster.shrunk if roster else None, known, found, self.now)
+        if roster and held:
+            self.skip(self.author, "shrunk", shrunk.told(self.author, held))
+            if not shrunk.is_believed(held):
+                self._save(roster, roster.model_copy(update={"shrunk": held}), version)
+                return
         for name, why in found.unreadable:
             self.skip(name, "unreadable", why)
         if not found.models and not known:
@@ -60,8 +65,11 @@ class Tick:
         moved = rules.moved(known, found)
         self._reconcile(known, moved, found)
         self._missing(known, {each.repo_id for each in moved.values()}, found)
-        after = Roster(author=self.author, bases=sorted(self.kept.values(), key=lambda each: each.repo_id))
-        if self.recorded and after != roster and (after.bases or roster):
+        bases = sorted(self.kept.values(), key=lambda each: each.repo_id)
+        self._save(roster, Roster(author=self.author, bases=bases, shrunk=held), version)
+
+    def _save(self, before: Roster | None, after: Roster, version: str | None) -> None:
+        if self.recorded and after != before and (after.bases or before):
             save(self.state, watched_path(self.author), after, version=version)
 
     def skip(self, repo_id: str, code: str, reason: str) -> None:
@@ -176,19 +184,17 @@ class Tick:
     # ── those that are not listed any more ─────────────────────────────────────────────────
 
     def _missing(self, known: dict[str, Tracked], renamed: set[str], found: Listing) -> None:
+        """Those known as gone stay so; of the others so many are asked for in a tick."""
         absent = [each for name, each in known.items() if name not in found.models and name not in renamed]
-        for base in absent[self.settings.max_changes :]:
-            self.kept[base.repo_id] = base
-        for base in absent[: self.settings.max_changes]:
-            gone = base.gone
-            if gone is None:
-                try:
-                    gone = self._ask_for(base)
-                except ReleaseBotError as e:
-                    self.fail(base.repo_id, e)
-            self.kept[base.repo_id] = base.model_copy(update={"gone": gone})
-            if gone:
-                self.skip(base.repo_id, "gone", gone)
+        self.kept |= {each.repo_id: each for each in absent}
+        for base in [each for each in absent if each.gone is None][: self.settings.max_changes]:
+            try:
+                self.kept[base.repo_id] = base.model_copy(update={"gone": self._ask_for(base)})
+            except ReleaseBotError as e:
+                self.fail(base.repo_id, e)
+        for each in absent:
+            if gone := self.kept[each.repo_id].gone:
+                self.skip(each.repo_id, "gone", gone)
 
     def _ask_for(self, base: Tracked) -> str | None:
         """Why it is not listed; None when it is there, and the listing was stale. One request."""

@@ -15,17 +15,19 @@ DRAIN_H = 21 * 24.0
 SIZES = (800_000_000, 2_000_000_000, 4_000_000_000, 9_000_000_000, 27_000_000_000)
 BUILD_H = {"gptq-foem-g32": 3.0, "gptq-w4a16-g128": 1.5, "autoround-w4a16-g128": 3.5, "nvfp4": 1.0}
 EVALUATE_H = 2.5
+NOTICED_H = 0.25  # until GitHub misses a runner and fails its job
 ORGANIZATION = "release-bot"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """How often what goes wrong; shares of jobs or ticks, deaths an hour of work."""
+    """How often what goes wrong; shares of jobs, ticks or lost runs, deaths an hour of work."""
 
     dies_per_hour: float = 0.01
     infrastructure: float = 0.03
     answer_lost: float = 0.02
     cut_off: float = 0.02
+    no_finish: float = 0.05
     bad: float = 0.03
     two_ticks: float = 0.05
     stale_tick: float = 0.05
@@ -91,6 +93,7 @@ class Job:
     ended: bool = False
     dead: bool = False
     cut_off: bool = False
+    found_staged: bool = False
 
 
 @dataclass

@@ -5,10 +5,11 @@ is documents with compare-and-swap, in memory. What is played: upstream (new fam
 new side files, at random), the machines (one job each, first come first served), how long work takes,
 reviewers, and the Hub and GitHub as facts that jobs change. Everything follows from one seed.
 
-Faults: a runner dies in the middle and says nothing; the infrastructure fails a job; an upload arrives but
-its answer is lost; a runner is cut off from the state and goes on; two ticks at once; a tick that sees the
-world as it was a tick ago; a run cancelled while its jobs wait; a release that never passes its gates; a
-publish job that fails; a base that moves while its release is under review.
+Faults: a runner dies in the middle and says nothing; a runner is cut off from GitHub and goes on; of either
+the run's last job records the loss and gives the lease back, or that is lost too, and the lease has to run
+out; the infrastructure fails a job; an upload arrives but its answer is lost; two ticks at once; a tick that
+sees the world as it was a tick ago; a run cancelled while its jobs wait; a release that never passes its
+gates; a publish job that fails; a base that moves while its release is under review.
 
 Counted as *doubled*: two jobs at work on one release at one time, or one release uploaded, opened for review
 or published twice. Counted as *lost*: a base's newest commit by an applicable recipe that, three quiet weeks
@@ -36,12 +37,14 @@ from bot import recipe as recipes
 from bot.errors import Refused
 from bot.ledger import CardPull, HubPull, Pair, Target, World
 from bot.plan import PlanEntry
-from bot.state import Attempt, FailureClass, Lease, Queued, Step, Tracked, queued_path, save
+from bot.preparing import term
+from bot.state import Attempt, FailureClass, Queued, Step, Tracked, queued_path, save
 from tests.bench.simulated import (
     BUILD_H,
     DRAIN_H,
     EVALUATE_H,
     NONE,
+    NOTICED_H,
     ORGANIZATION,
     QWEN,
     SIZES,
@@ -158,11 +161,8 @@ class Year:
 
     def tick(self) -> None:
         self.counts.ticks += 1
-        self._beat()
-        for dead in leases.reap(self.state, list(ledger.read(self.state).leases.values()), self.now()):
-            self.counts.faults[
-                f"lease of {'a cut-off' if self._lives(dead) else 'a dead'} runner ran out"
-            ] += 1
+        dead = leases.reap(self.state, list(ledger.read(self.state).leases.values()), self.now())
+        self.counts.faults["lease of a lost run ran out"] += len(dead)
         seen, stale = self.world(), self._happens("stale_tick", "tick over stale facts")
         facts = replace(self.before, records=seen.records) if stale and self.before else seen
         self.before = seen
@@ -171,18 +171,6 @@ class Year:
         self._start(self._plan(facts))
         if self._happens("two_ticks", "second tick at once"):
             self._start(self._plan(facts))
-
-    def _beat(self) -> None:
-        """What each living runner's heartbeat did until now."""
-        for job in self.working:
-            if job.lease and not job.dead and not job.cut_off:
-                job.lease = leases.renew(self.state, job.lease, now=self.now())
-
-    def _lives(self, lease: Lease) -> bool:
-        """Whether the runner of a lease still works, cut off from the state."""
-        return any(
-            job.entry.key == lease.key and job.run_id == lease.holder and not job.dead for job in self.working
-        )
 
     def _plan(self, facts: World) -> planning.Plan:
         found = planning.plan(
@@ -218,13 +206,12 @@ class Year:
 
     def _begin(self, job: Job) -> None:
         """Take the lease, look at what is there already, then work."""
-        self._beat()
         entry = job.entry
         work = leases.Work(
             key=entry.key, base=entry.base, revision=entry.revision, recipe=entry.recipe, run_url=""
         )
         try:
-            job.lease = leases.take(self.state, work, holder=job.run_id, now=self.now())
+            job.lease = leases.take(self.state, work, holder=job.run_id, now=self.now(), ttl=term(entry))
         except Refused:
             self.counts.faults["turned away by another's lease"] += 1
             return
@@ -249,9 +236,10 @@ class Year:
         build = 0.05 if entry.key in self.staged else build * self.rng.lognormvariate(0, 0.2)
         evaluate *= self.rng.lognormvariate(0, 0.2)
         death = self.rng.expovariate(self.faults.dies_per_hour) if self.faults.dies_per_hour else 1e9
-        job.cut_off = self._happens("cut_off", "runner cut off from the state")
+        job.found_staged = entry.key in self.staged
+        job.cut_off = self._happens("cut_off", "runner cut off from GitHub")
         if job.cut_off:
-            self.wake_h.append(self.now_h + 2)
+            self.at(NOTICED_H, lambda: self._lost(job))
         if death < build + evaluate:
             self.at(death, lambda: self._die(job))
         self.at(build, lambda: self._upload(job))
@@ -261,8 +249,16 @@ class Year:
         if not job.ended:
             self.counts.faults["runner died"] += 1
             job.dead = True
-            self.wake_h.append(self.now_h + 1)
-            self.at(1.0, lambda: self._end(job))
+            self.at(NOTICED_H, lambda: self._lost(job))
+
+    def _lost(self, job: Job) -> None:
+        """GitHub misses the runner: the run's last job notes it, or nobody does until the lease runs out."""
+        if job.ended:
+            return None
+        if self._happens("no_finish", "lost run without its last job"):
+            self.wake_h.append(self.now_h + term(job.entry) / timedelta(hours=1) + 1)
+            return self._end(job)
+        return self._fail(job, "build", "infrastructure")
 
     def _end(self, job: Job) -> None:
         if job.ended:
@@ -273,34 +269,27 @@ class Year:
         self.free[job.entry.runner_class] += 1
         self._dispatch(job.entry.runner_class)
 
-    def _may_write(self, job: Job) -> bool:
-        """What a job asks before it writes anywhere: is the lease still mine?"""
-        if job.ended or job.dead or job.lease is None:
-            return False
-        try:
-            job.lease = leases.renew(self.state, job.lease, now=self.now())
-        except Refused:
-            self.counts.faults["stopped: its lease was lost"] += 1
-            self._end(job)
-            return False
-        return True
-
     def _upload(self, job: Job) -> None:
+        """What `upload.upload` does; a runner that is cut off from GitHub alone still reaches the Hub."""
         key = job.entry.key
-        if not self._may_write(job):
+        if job.dead or (job.ended and not job.cut_off):
             return None
-        if self._happens("infrastructure", "infrastructure failed a job"):
+        if not job.ended and self._happens("infrastructure", "infrastructure failed a job"):
             return self._fail(job, "quantize", "infrastructure")
-        if key not in self.staged:  # what `upload.standing` finds by the key in the title
-            self.counts.uploads[key] += 1
-            self.staged[key] = HubPull(key=key, repo_id=job.entry.target_repo, number=self.num, status="open")
-            if self._happens("answer_lost", "upload arrived, its answer was lost"):
-                return self._fail(job, "upload", "infrastructure")
+        if key in self.staged:  # what `upload.standing` finds by the key in the title
+            if job.ended or job.found_staged:
+                return None
+            self.counts.faults["found another build of it staged"] += 1
+            return self._fail(job, "upload", "refused")
+        self.counts.uploads[key] += 1
+        self.staged[key] = HubPull(key=key, repo_id=job.entry.target_repo, number=self.num, status="open")
+        if not job.ended and self._happens("answer_lost", "upload arrived, its answer was lost"):
+            return self._fail(job, "upload", "infrastructure")
         return None
 
     def _card(self, job: Job) -> None:
         key = job.entry.key
-        if not self._may_write(job):
+        if job.ended or job.dead:
             return None
         if wrong := self._wrong(key):
             return self._fail(job, "audit" if wrong == "audit" else "validate", wrong)

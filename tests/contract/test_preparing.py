@@ -176,6 +176,24 @@ def test_a_metadata_release_is_staged_anew_too(hub: Hub, tmp_path: Path):
     assert pull.title.startswith("Superseded: ")
 
 
+def test_a_metadata_release_with_nothing_to_change_ends_well(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Our repo has the base's side files by now: nothing is sent, and nothing failed."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    made = staged(tmp_path, hub)
+    close(made)
+    upload.withdraw(made.release, hub)
+    key, target = public(made, made.release.base), made.release.target_repo
+    ours = json.loads(repo.read(hub, BASE, "config.json", "main")) | {"quantization_config": {"bits": 4}}
+    config_json = json.dumps(ours).encode()
+    hub.api.upload_file(repo_id=target, path_in_repo="config.json", path_or_fileobj=config_json)
+    before = [(each.num, each.status) for each in hub.pull_requests(target)]
+    assert metadata.build(made, key) == "nothing_to_change"
+    assert [(each.num, each.status) for each in hub.pull_requests(target)] == before
+    assert not made.workspace.evidence("upload").exists()
+
+
 # ── what stops it ──────────────────────────────────────────────────────────────────────────
 
 

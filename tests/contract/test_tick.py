@@ -17,7 +17,18 @@ from bot.commands_watching import add_parsers, card_pulls
 from bot.edges.github import Pull
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
-from bot.state import PAUSED, Attempts, Paused, Queued, attempts_path, load, save
+from bot.state import (
+    PAUSED,
+    Attempts,
+    Paused,
+    Queued,
+    Roster,
+    Shrunk,
+    attempts_path,
+    load,
+    save,
+    watched_path,
+)
 
 pytestmark = pytest.mark.contract
 NUM_RECIPES = len(recipes.names())
@@ -157,10 +168,10 @@ def test_a_dead_runner_is_recorded_and_its_release_tried_again_later(hub, state,
     work = leases.Work(key=entry["key"], base=entry["base"], revision=entry["revision"],
                        recipe=entry["recipe"], run_url="")  # fmt: skip
     now = datetime.now(UTC)
-    leases.take(state, work, holder="run-1", now=now)
+    leases.take(state, work, holder="run-1", now=now, ttl=timedelta(minutes=45))
     skips = {each["key"]: each for each in plan(capsys, "plan", "--json")["skips"]}
     assert skips[entry["key"]]["code"] == "building"
-    leases.take(state, work, holder="run-1", now=now - timedelta(minutes=50))
+    leases.take(state, work, holder="run-1", now=now, ttl=-timedelta(minutes=5))
     skips = {each["key"]: each for each in plan(capsys, "plan", "--json")["skips"]}
     assert skips[entry["key"]]["code"] == "failed"
     assert skips[entry["key"]]["until"]
@@ -201,6 +212,26 @@ def test_watch_prints_what_changed(hub, state, capsys):
     assert plan(capsys, "watch", "--json")["changes"] == []
 
 
+def test_a_person_confirms_a_listing_in_a_terminal(hub, state, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTOR", "ann")
+    make(hub)
+    held = Shrunk(missing=["Qwen/A"], num_known=9, since=datetime.now(UTC), seen_at=datetime.now(UTC),
+                  num_seen=1, confirmed_by=None)  # fmt: skip
+    save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[], shrunk=held), version=None)
+    seen: list[Roster] = []
+    real = commands_watching._watch
+
+    def watched(*given: object, **options: object):
+        seen.append(load(state, watched_path("Qwen"), Roster)[0])
+        return real(*given, **options)
+
+    monkeypatch.setattr(commands_watching, "_watch", watched)
+    plan(capsys, "watch", "--confirm", "Qwen", "--dry-run", "--json")
+    plan(capsys, "watch", "--confirm", "Qwen", "--json")
+    assert [each.shrunk.confirmed_by for each in seen] == [None, "ann"]
+    assert load(state, watched_path("Qwen"), Roster)[0].shrunk is None  # nothing is missing any more
+
+
 def test_a_hub_that_is_away_ends_as_infrastructure(hub, state, monkeypatch, capsys):
     from bot.errors import InfrastructureError
 
@@ -208,7 +239,7 @@ def test_a_hub_that_is_away_ends_as_infrastructure(hub, state, monkeypatch, caps
         raise InfrastructureError("the Hub failed (503)")
 
     monkeypatch.setattr("bot.edges.listing.models_of", away)
-    arguments = argparse.Namespace(state=None, dry_run=False, json=False)
+    arguments = argparse.Namespace(state=None, dry_run=False, json=False, confirm=[])
     assert commands_watching.watch_command(arguments) == InfrastructureError.exit_code
     assert state.list("") == []
 

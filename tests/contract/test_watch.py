@@ -6,6 +6,7 @@ import json
 import secrets
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from bot import localhub
 from bot.config import Watch
+from bot.edges import listing
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
 from bot.errors import Refused
-from bot.state import PAUSED, Paused, Roster, Seen, load, save, seen_path, watched_path
+from bot.state import PAUSED, TICKED, Paused, Roster, Seen, Shrunk, load, save, seen_path, watched_path
 from bot.watch import Watched, watch
+from bot.watching import shrunk
 
 pytestmark = pytest.mark.contract
 OTHER_CARD = b"---\nlicense: mit\n---\n# Other\n"
@@ -193,7 +196,7 @@ def test_an_upload_is_left_to_finish(author: Author):
     repo = author.make("Qwen3.5-1B")
     found = author.tick(hours=0.5)
     assert (kinds(found), codes(found), found.bases) == ({}, {"Qwen3.5-1B": "settling"}, [])
-    assert author.state.list("") == []
+    assert author.state.list("") == [TICKED]
     author.tick()
     author.put(repo, {"model.safetensors": weights(2)})
     found = author.tick(hours=0)
@@ -272,6 +275,93 @@ def test_a_deleted_base_is_asked_for_once_and_may_come_back(author: Author):
     author.make("Qwen3.5-1B", seed=8)
     assert kinds(author.tick()) == {"Qwen3.5-1B": "new_weights"}
     assert codes(author.tick()) == {}
+
+
+# ── a listing that shrank ──────────────────────────────────────────────────────────────────
+
+
+def many(author: Author, num: int = 8) -> list[str]:
+    repos = [author.make(f"Qwen3.5-{n}B") for n in range(num)]
+    author.tick()
+    return repos
+
+
+def cut_short(monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    """The Hub's index tells of so many models only."""
+    real = listing.models_of
+
+    def short(hub: Hub, author: str) -> listing.Listing:
+        found = real(hub, author)
+        return replace(found, models=dict(sorted(found.models.items())[:keep]))
+
+    monkeypatch.setattr(listing, "models_of", short)
+
+
+def held(author: Author) -> Shrunk | None:
+    roster, _ = load(author.state, watched_path(author.name), Roster)
+    assert roster is not None
+    return roster.shrunk
+
+
+def gone(author: Author) -> int:
+    roster, _ = load(author.state, watched_path(author.name), Roster)
+    return sum(each.gone is not None for each in roster.bases)
+
+
+def test_a_mass_deletion_is_believed_once_it_stays_so(author: Author):
+    for repo in many(author)[2:]:
+        author.api.delete_repo(repo)
+    first = author.tick(hours=3)
+    assert (codes(first), first.bases, first.num_calls) == ({"": "shrunk"}, [], 1)
+    assert "waiting for confirmation" in first.skipped[0].reason
+    assert (gone(author), held(author).num_seen) == (0, 1)
+    assert author.tick(hours=4).bases == []
+    assert author.tick(hours=5).bases == []  # three times, and not for long enough
+    assert author.tick(hours=9, dry_run=True).changes == []
+    assert held(author).num_seen == 3
+    last = author.tick(hours=9)
+    assert (len(last.bases), gone(author)) == (2, 6)
+    assert len(author.tick(hours=10).bases) == 2
+    assert held(author) is None
+
+
+def test_a_person_s_word_is_enough(author: Author):
+    for repo in many(author)[2:]:
+        author.api.delete_repo(repo)
+    assert not shrunk.confirm(author.state, author.name, who="ann")
+    author.tick(hours=3)
+    assert shrunk.confirm(author.state, author.name, who="ann")
+    assert not shrunk.confirm(author.state, author.name, who="bob")
+    assert held(author).confirmed_by == "ann"
+    assert (len(author.tick(hours=3).bases), gone(author)) == (2, 6)
+
+
+def test_more_than_a_tick_asks_for_are_asked_for_in_the_next_ones(author: Author):
+    for repo in many(author, 9)[2:]:
+        author.api.delete_repo(repo)
+    author.tick(hours=3)
+    shrunk.confirm(author.state, author.name, who="ann")
+    found = [(author.tick(hours=4, max_changes=3), gone(author))[1] for _ in range(3)]
+    assert found == [3, 6, 7]
+
+
+def test_a_flaky_listing_takes_nothing_away(author: Author, monkeypatch: pytest.MonkeyPatch):
+    """Held while it lasts, forgotten once the bases are back; and even one that lasts takes none away."""
+    many(author)
+    with monkeypatch.context() as patch:
+        cut_short(patch, 1)
+        author.tick(hours=3)
+        author.tick(hours=4)
+    assert len(author.tick(hours=5).bases) == 8
+    assert held(author) is None
+    cut_short(monkeypatch, 1)
+    for hour in range(12, 24, 4):
+        author.tick(hours=hour)
+    found = author.tick(hours=30)
+    assert set(codes(found).values()) == {"shrunk", "unlisted"}
+    assert gone(author) == 0
+    monkeypatch.undo()
+    assert len(author.tick(hours=31).bases) == 8
 
 
 def test_a_base_that_moved_to_another_author_is_gone(author: Author):

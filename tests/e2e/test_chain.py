@@ -28,7 +28,7 @@ NEXT_BASE = "Qwen/Qwen3.6-tiny"
 REPO = f"{ORG}/Qwen3.5-tiny-GPTQ-FOEM-4bit-g32"
 NEXT_REPO = f"{ORG}/Qwen3.6-tiny-GPTQ-FOEM-4bit-g32"
 GPU_JOBS = {"build", "evaluate"}
-EVERY_JOB = {"plan", "prepare", *GPU_JOBS, "card", "finish", "dashboard"}
+EVERY_JOB = {"plan", "refuse", "prepare", *GPU_JOBS, "card", "finish", "dashboard"}
 PUBLISHING = {"select", "publish", "curate", "record"}
 
 
@@ -131,7 +131,7 @@ def test_its_pull_request_says_what_a_reviewer_needs(chain: Chain, first: Releas
 
 def test_the_same_again_changes_nothing(chain: Chain, first: Released):
     hub, state = chain.hub.state(REPO), chain.documents()
-    succeeded(chain.tick(), {"plan", "dashboard"})
+    succeeded(chain.tick(), {"plan", "refuse", "dashboard"})
     succeeded(chain.by_hand(BASE), {"prepare", "finish"})
     checkout = chain.checkout.folder
     before = chains.acting.git(checkout, "rev-parse", "HEAD^1")

@@ -198,9 +198,10 @@ def test_dashboard_and_status_show_the_same(
     github: GitHub, state: BranchState, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     for dataset in {each.dataset for name in recipes.names() for each in recipes.load(name).sets()}:
-        hub.api.create_repo(dataset, repo_type="dataset")
+        hub.api.create_repo(dataset, repo_type="dataset", exist_ok=True)
     save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[tracked()]), version=None)
     found = printed(capsys, "status")
+    assert [each["text"].partition(".")[0] for each in found["notices"]] == ["watch has not run yet"]
     assert {each["recipe"] for each in found["releases"]} == set(recipes.names())
     assert {each["state"] for each in found["releases"]} == {"planned"}
     assert printed(capsys, "dashboard")["state"] == "opened"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from emulated import Emulated, running
 
-from bot import dashboard
+from bot import dashboard, overview
 from bot.dashboard import Edit
 from bot.edges.github import GitHub
 from bot.edges.state_branch import BranchState
@@ -17,7 +17,7 @@ from bot.errors import Refused
 from bot.ledger import ReleaseStatus
 from bot.overview import Overview
 from bot.review import labels
-from bot.state import Decisions, decisions_path, load
+from bot.state import Decisions, Roster, Shrunk, decisions_path, load, save, watched_path
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KEY = "0123456789abcdef"
@@ -46,7 +46,7 @@ def seen(state: str = "failed") -> Overview:
         key=KEY, base="Qwen/Qwen3.6-27B", revision="a" * 40, recipe="nvfp4", state=state, detail="",
         num_attempts=1, until=None, queued_by=None, links={}, figures={},
     )  # fmt: skip
-    return Overview(at=NOW, paused=None, releases=[release])
+    return Overview(at=NOW, paused=None, notices=[], releases=[release])
 
 
 def show(github: GitHub, state: BranchState, found: Overview) -> dashboard.Shown:
@@ -92,6 +92,25 @@ def test_a_tick_by_who_may_write_is_a_command(github: GitHub, state: BranchState
     github.edit_issue(asked.number, body=asked.after)
     assert show(github, state, seen()).state == "updated"
     assert "- [x]" not in dashboard.find(github).body
+
+
+def test_a_listing_that_shrank_is_confirmed_by_who_may_write(github: GitHub, state: BranchState):
+    held = Shrunk(missing=["Qwen/A"], num_known=9, since=NOW, seen_at=NOW, num_seen=1, confirmed_by=None)
+    save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[], shrunk=held), version=None)
+    notices = overview.notices(state, ["Qwen"], paused=None, now=NOW)
+    show(github, state, seen().model_copy(update={"notices": notices}))
+    issue, box = dashboard.find(github), "- [ ] <!-- confirm:Qwen -->"
+    assert box in issue.body
+    ticked = {"before": issue.body, "after": issue.body.replace(box, box.replace("[ ]", "[x]")), "at": NOW}
+
+    def says(who: str) -> list[str]:
+        return dashboard.obey(github, state, Edit(number=issue.number, who=who, **ticked))[0]
+
+    assert says("eve") == []
+    assert load(state, watched_path("Qwen"), Roster)[0].shrunk == held
+    assert says("ann") == ["confirm Qwen"]
+    assert load(state, watched_path("Qwen"), Roster)[0].shrunk.confirmed_by == "ann"
+    assert says("ann") == []
 
 
 @pytest.mark.parametrize(

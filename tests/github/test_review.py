@@ -10,10 +10,12 @@ import pytest
 from carded import Carded, carded, evidence_of, failing, stage
 from emulated import Emulated
 
+from bot import ledger
 from bot.edges.github import GitHub, Pull
 from bot.edges.hub import Hub
 from bot.edges.state_branch import BranchState
 from bot.errors import InfrastructureError, InputError, Refused
+from bot.ledger import Pair, World
 from bot.models import write_json
 from bot.review import check, closed, commanding, comment, decisions, labels, merged
 from bot.review.pull import bring, of_release
@@ -343,6 +345,99 @@ def test_a_refusal_is_recorded_before_the_hub_is_asked(github: GitHub, state: Br
     with pytest.raises(InfrastructureError):
         refuse(github, state, dead, number=pull.number, who="ann", at=AT)
     assert decided(state, one.key) == [("refuse", "ann")]
+
+
+def hub_status(hub: Hub, one: Carded) -> str:
+    (only,) = hub.pull_requests(one.evidence.upload.repo_id)
+    return only.status
+
+
+def keys(found: closed.Refusals) -> set[str]:
+    assert found.failed == {}
+    return {each.key for each in found.refused}
+
+
+def test_a_card_whose_closing_no_event_told_is_refused_by_the_next_tick(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """As that of one in conflict with the default branch, for which GitHub starts nothing."""
+    one, other = staged(tmp_path, hub), staged(tmp_path, hub)
+    pull, left_open = opened(github, state, one, hub), opened(github, state, other, hub)
+    path = f"{one.folder}/README.md"
+    github.commit(
+        "main", {path: b"another card"}, message="x", parent=github.head("main"), on=github.head("main")
+    )
+    assert one.key not in keys(closed.every(github, state, hub))
+    github.close_pull(pull.number)
+    assert one.key in keys(closed.every(github, state, hub))
+    assert decided(state, one.key) == [("refuse", "unknown")]
+    assert (hub_status(hub, one), hub_status(hub, other)) == ("closed", "open")
+    assert labels.REFUSED in github.pull(pull.number).labels
+    assert labels.REFUSED not in github.pull(left_open.number).labels
+    assert closed.every(github, state, hub).refused == []
+
+
+def test_a_card_in_pieces_still_tells_its_release(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """Evidence that cannot be read: the weights' pull request is found by the release's key."""
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    path = f"{one.folder}/evidence.json"
+    head = github.head(one.branch)
+    github.commit(one.branch, {path: b"<<<<<<< conflict"}, message="x", parent=head, on=head)
+    github.close_pull(pull.number)
+    assert one.key in keys(closed.every(github, state, hub))
+    assert hub_status(hub, one) == "closed"
+
+
+def test_a_card_whose_branch_was_deleted_is_refused_and_says_so(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """GitHub closes it then. The emulated one cannot delete a branch, so that its absence is played."""
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    github.close_pull(pull.number)
+    head = github.head
+    monkeypatch.setattr(github, "head", lambda branch: None if branch == one.branch else head(branch))
+    assert one.key in keys(closed.every(github, state, hub))
+    assert hub_status(hub, one) == "closed"
+    found, _ = load(state, decisions_path(one.key), Decisions)
+    why = f"pull request {pull.number} was closed without merging; its branch is gone"
+    assert found.decisions[0].why == why
+    pair = Pair(key=one.key, base="b", revision="a" * 40, recipe="r", target_repo="o/t")
+    world = World(records=ledger.read(state), targets={}, staged={}, cards={}, figures={}, hub_url="")
+    told = ledger.status(pair, world, AT)
+    assert (told.state, told.detail) == ("refused", f"by unknown: {why}")
+
+
+def test_what_a_person_took_back_is_not_refused_later(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    """It may be under way again by then, from the weights that are staged."""
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    github.close_pull(pull.number)
+    at = github.pull(pull.number).closed_at + timedelta(minutes=1)
+    assert commanding.obey(github, state, said(pull, "/retry", at=at), hub_url=hub.endpoint).done
+    assert one.key not in keys(closed.every(github, state, hub))
+    assert hub_status(hub, one) == "open"
+
+
+def test_a_hub_that_is_away_leaves_the_rest_to_the_next_tick(
+    github: GitHub, state: BranchState, hub: Hub, tmp_path: Path
+):
+    one = staged(tmp_path, hub)
+    pull = opened(github, state, one, hub)
+    github.close_pull(pull.number)
+    state.write("paused.json", "stop", version=None)
+    assert closed.every(github, state, hub).refused == []
+    state.delete("paused.json", state.read("paused.json").version)
+    dead = Hub(embedded=True, endpoint="http://127.0.0.1:9", token="hf_x")
+    assert one.key in closed.every(github, state, dead).failed
+    assert decided(state, one.key) == [("refuse", "unknown")]
+    assert one.key in keys(closed.every(github, state, hub))
+    assert hub_status(hub, one) == "closed"
 
 
 def test_a_strangers_pull_request_on_the_hub_stays_open(

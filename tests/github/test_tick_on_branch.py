@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from bot import config, fleet, survey, worklog
+from bot import config, fleet, lease, outcome, preparing, survey
 from bot import plan as planning
 from bot import recipe as recipes
 from bot.commands_watching import card_pulls, tick
@@ -17,8 +17,9 @@ from bot.config import Watch
 from bot.edges.github import GitHub
 from bot.edges.hub import Hub
 from bot.edges.state_branch import BranchState
-from bot.errors import BackendError, Refused
+from bot.errors import Refused
 from bot.lease import Work
+from bot.outcome import Failure
 from bot.state import attempts_path, lease_path, watched_path
 from bot.watch import watch
 
@@ -70,28 +71,50 @@ def test_what_was_seen_stands_on_the_branch_and_is_read_in_two_requests(author, 
 
 def test_two_runners_race_and_the_loser_leaves_no_trace(author, hub, state, github):
     entry = plan(author, hub, state, github).entries[0]
-    with worklog.recorded(state, work(entry), holder="run-1", stage=lambda: "quantize"):
-        before = state.list("")
-        with pytest.raises(Refused, match="worked on by run-1"):
-            _fail(state, entry, "run-2")
-        assert state.list("") == before
-        codes = {each.key: each.code for each in plan(author, hub, state, github).skips}
-        assert codes[entry.key] == "building"
+    _take(state, entry, "run-1")
+    before = state.list("")
+    with pytest.raises(Refused, match="worked on by run-1"):
+        _take(state, entry, "run-2")
+    assert not _finish(state, entry, "run-2", "success").given_back
+    assert state.list("") == before
+    codes = {each.key: each.code for each in plan(author, hub, state, github).skips}
+    assert codes[entry.key] == "building"
+    assert _finish(state, entry, "run-1", "success").given_back
     assert lease_path(entry.key) not in state.list("")
 
 
 def test_a_failure_is_on_the_branch_and_quarantines(author, hub, state, github):
     entry = plan(author, hub, state, github).entries[0]
-    with pytest.raises(BackendError):
-        _fail(state, entry, "run-1")
+    _take(state, entry, "run-1")
+    lost = Failure(stage="quantize", failure_class="backend", what="the loss is NaN").model_dump_json()
+    _finish(state, entry, "run-1", "failure", failure=lost)
     assert attempts_path(entry.key) in state.list("")
     skip = next(each for each in plan(author, hub, state, github).skips if each.key == entry.key)
     assert (skip.code, skip.reason) == ("quarantined", "backend in quantize: the loss is NaN")
 
 
-def _fail(state: BranchState, entry: planning.PlanEntry, holder: str) -> None:
-    with worklog.recorded(state, work(entry), holder=holder, stage=lambda: "quantize"):
-        raise BackendError("the loss is NaN")
+def test_a_dead_runner_ends_its_lease_with_its_run_and_the_other_goes_on(author, hub, state, github):
+    """Minutes after GitHub missed it, and not when the lease would have run out, days later."""
+    entry = plan(author, hub, state, github).entries[0]
+    _take(state, entry, "run-1")
+    found = _finish(state, entry, "run-1", "failure")  # the job said nothing: its machine is gone
+    assert (found.recorded.failure_class, found.given_back) == ("infrastructure", True)
+    skip = next(each for each in plan(author, hub, state, github).skips if each.key == entry.key)
+    assert (skip.code, skip.until is not None) == ("failed", True)
+    _take(state, entry, "run-2")
+    assert lease_path(entry.key) in state.list("")
+
+
+def _take(state: BranchState, entry: planning.PlanEntry, holder: str) -> None:
+    lease.take(state, work(entry), holder=holder, now=datetime.now(UTC), ttl=preparing.term(entry))
+
+
+def _finish(
+    state: BranchState, entry: planning.PlanEntry, holder: str, result: str, **outputs: str
+) -> outcome.Finished:
+    """The run's last job, which GitHub starts however the build ended."""
+    needs = {"build": outcome.JobResult(result=result, outputs=outputs)}
+    return outcome.finish(state, work(entry), needs, holder=holder, now=datetime.now(UTC))
 
 
 def test_survey_asks_for_staged_weights_only_where_they_may_be(author, hub, state, github):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cards import golden
@@ -13,11 +14,26 @@ from markdown_it import MarkdownIt
 from bot import dashboard, naming, overview
 from bot import recipe as recipes
 from bot.edges.github import MAX_TEXT_CHARS
+from bot.edges.state_folder import FolderState
 from bot.ledger import Records, ReleaseStatus, Target, World
-from bot.overview import ORDER, Overview
+from bot.overview import ORDER, Notice, Overview
 from bot.review import layout
 from bot.stages import card
-from bot.state import Decision, Decisions, Step, Tracked
+from bot.state import (
+    TICKED,
+    Decision,
+    Decisions,
+    Paused,
+    Roster,
+    Shrunk,
+    Step,
+    Ticked,
+    Tracked,
+    load,
+    save,
+    watched_path,
+)
+from bot.watching import ticked
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KEY = "0123456789abcdef"
@@ -42,7 +58,7 @@ def status(n: int = 0, **fields: object) -> ReleaseStatus:
 
 
 def seen(*releases: ReleaseStatus) -> Overview:
-    return Overview(at=NOW, paused=None, releases=list(releases))
+    return Overview(at=NOW, paused=None, notices=[], releases=list(releases))
 
 
 def test_an_entry_says_what_is_known_and_what_can_be_done():
@@ -131,6 +147,67 @@ def test_what_only_looks_like_a_box_is_none(line: str):
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_any_edit_is_read(before: str, after: str):
     assert all(naming.is_key(key) for _, key in dashboard.ticked(before, after))
+
+
+# ── what is told beside the releases ───────────────────────────────────────────────────────
+
+
+def shrank(**fields: object) -> Shrunk:
+    values = {"missing": ["Qwen/A"], "num_known": 9, "since": NOW, "seen_at": NOW, "num_seen": 1}
+    return Shrunk.model_validate({**values, "confirmed_by": None, **fields})
+
+
+def told(state: FolderState, now: datetime = NOW, *, paused: Paused | None = None) -> list[Notice]:
+    return overview.notices(state, ["Qwen", "other"], paused=paused, now=now)
+
+
+def test_a_watch_that_stopped_is_told_with_what_to_do(tmp_path: Path):
+    state = FolderState(tmp_path)
+    (never,) = told(state)
+    assert never.text.startswith("watch has not run yet. ")
+    ticked.note(state, NOW, "")
+    assert told(state, NOW + ticked.LATE) == []
+    (late,) = told(state, NOW + ticked.LATE + timedelta(minutes=1))
+    assert late.text.startswith("watch has not run since 2026-11-21 12:00 UTC. ")
+    assert "gh workflow enable watch.yml" in late.text
+    text, _ = dashboard.body(seen().model_copy(update={"notices": [late]}))
+    assert "watch has not run since 2026-11-21 12:00 UTC" in text
+    stopped = Paused(who="ann", why="x", at=NOW)
+    assert told(state, NOW + timedelta(days=9), paused=stopped) == []
+
+
+def test_that_watching_ran_is_not_written_at_every_tick(tmp_path: Path):
+    state = FolderState(tmp_path)
+    written = []
+    for hour in range(7):
+        ticked.note(state, NOW + timedelta(hours=hour), "")
+        written.append(load(state, TICKED, Ticked)[0].at.hour)
+    assert written == [12, 12, 12, 15, 15, 15, 18]
+
+
+def test_a_note_that_cannot_be_written_stops_no_watching(tmp_path: Path):
+    state = FolderState(tmp_path)
+    state.write(TICKED, "no JSON", version=None)
+    ticked.note(state, NOW, "")
+    assert state.read(TICKED).text == "no JSON"
+
+
+def test_a_listing_that_shrank_is_told_with_a_box_until_it_is_believed(tmp_path: Path):
+    state = FolderState(tmp_path)
+    ticked.note(state, NOW, "")
+    save(state, watched_path("Qwen"), Roster(author="Qwen", bases=[], shrunk=shrank()), version=None)
+    (notice,) = told(state)
+    assert "the listing of Qwen shrank: 1 of 9 bases are missing" in notice.text
+    assert "waiting for confirmation" in notice.text
+    before, _ = dashboard.body(seen().model_copy(update={"notices": [notice]}))
+    assert "- [ ] <!-- confirm:Qwen -->" in before
+    after = before.replace("- [ ] <!-- confirm", "- [x] <!-- confirm")
+    assert (dashboard.confirmed(before, after), dashboard.ticked(before, after)) == (["Qwen"], [])
+    version = state.read(watched_path("Qwen")).version
+    sure = Roster(author="Qwen", bases=[], shrunk=shrank(confirmed_by="ann"))
+    save(state, watched_path("Qwen"), sure, version=version)
+    (notice,) = told(state)
+    assert (notice.confirm, "waiting" in notice.text) == (None, False)
 
 
 # ── the overview ───────────────────────────────────────────────────────────────────────────

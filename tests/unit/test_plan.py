@@ -14,7 +14,7 @@ from bot.fleet import Fleet
 from bot.ledger import CardPull, HubPull, Records, Target, World
 from bot.models import Base
 from bot.plan import Keys, Plan, Recipes
-from bot.state import Attempt, Attempts, Decision, Decisions, Lease, Queued, Step, Tracked
+from bot.state import Attempt, Attempts, Decision, Decisions, Lease, Queued, Step, Tracked, Unchanged
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RECIPES = [recipes.load(name) for name in recipes.names()]
@@ -241,6 +241,17 @@ def test_side_files_pile_up_to_one_metadata_release_from_the_newest_that_is_publ
     (entry,) = made(base(*steps), targets=public(1)).entries
     assert entry.predecessor == key(1)
     assert code(made(base(*steps), targets=public(3))) == "published"
+
+
+def test_side_files_that_are_public_already_are_looked_at_once():
+    """And the next ones are a metadata release of what is public."""
+    found = Unchanged(key=key(2), base="Qwen/Qwen3.6-27B", revision=f"{2:040x}", recipe=ONE.name,
+                      predecessor=key(1), at=NOW, run_url="")  # fmt: skip
+    known = {"targets": public(1), "unchanged": {key(2): found}}
+    assert code(made(base(step(1), step(2, "side_files")), **known)) == "nothing_to_change"
+    steps = step(1), step(2, "side_files"), step(3, "side_files")
+    (entry,) = made(base(*steps), **known).entries
+    assert (entry.kind, entry.key, entry.predecessor) == ("metadata", key(3), key(1))
 
 
 def test_what_was_published_before_the_one_on_main_holds_nothing_up():

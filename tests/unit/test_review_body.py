@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from measured import canaries, measurement
 
 from bot.edges.github import MAX_TEXT_CHARS
-from bot.evidence import Evidence, Override
+from bot.evidence import Evidence, Override, Republished
 from bot.review import body, change
 from bot.review.body import Places
 
@@ -48,6 +48,19 @@ def test_what_a_reviewer_needs_is_there():
         assert f"\n| `{each.id}` | {each.status.replace('_', ' ')} | " in text
     assert "- Not measured: speed of nvfp4: this machine only emulates the format" in text
     assert body.title(evidence).startswith(f"Release {evidence.release.key}: Qwen/Qwen3.5-tiny")
+
+
+def test_the_same_weights_once_more_are_told_as_that():
+    note = Republished(
+        key="0123456789abcdef", base_revision="c" * 40, files=["chat_template.jinja", "`@eve` #1.json"]
+    )
+    text = body.body(judged().model_copy(update={"republished": note}), None, PLACES)
+    assert "**A metadata release.** The same weights are published once more" in text
+    assert "those of release `0123456789abcdef` of the base at `cccccccccccc`" in text
+    assert "`chat_template.jinja`, `` `@eve` #1.json ``." in text
+    assert "metadata release" not in body.body(judged(), None, PLACES)
+    many = note.model_copy(update={"files": [f"{n}.json" for n in range(50)]})
+    assert " and 10 more." in body.body(judged().model_copy(update={"republished": many}), None, PLACES)
 
 
 @pytest.mark.parametrize("before", [None, "itself"])

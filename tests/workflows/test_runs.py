@@ -56,7 +56,7 @@ def test_a_lost_runner_is_recorded_gives_its_lease_back_and_is_tried_later(chain
     assert (attempt["failure_class"], attempt["recipe"]) == ("infrastructure", RECIPE)
     assert not any(each.startswith("leases/") for each in chain.documents())
     later = chain.tick(has_gpu=False)
-    assert later.jobs == {"plan": "success", "dashboard": "success"}
+    assert later.jobs == {"plan": "success", "refuse": "success", "dashboard": "success"}
     assert "again at" in later.log
 
 
@@ -91,6 +91,20 @@ def test_closing_without_merging_refuses_the_release_on_both_sides(chain: Chain,
     assert followed.jobs["closed"] == "success"
     (decision,) = document(chain, f"decisions/{one.key}.json")["decisions"]
     assert (decision["kind"], decision["who"]) == ("refuse", "ann")
+    (staged,) = chain.hub.pull_requests(one.evidence.release.target_repo)
+    assert staged.status == "closed"
+
+
+def test_a_card_that_was_closed_without_an_event_is_refused_by_the_next_tick(
+    chain: Chain, offered: tuple[Carded, Any]
+):
+    """GitHub starts nothing for a pull request that conflicts, nor for its closing."""
+    one, pull = offered
+    pull.edit(state="closed")
+    ran = chain.tick(has_gpu=False)
+    assert ran.results("refuse")["Refuse the releases whose cards were closed"] == "success"
+    (decision,) = document(chain, f"decisions/{one.key}.json")["decisions"]
+    assert (decision["kind"], decision["who"]) == ("refuse", "unknown")
     (staged,) = chain.hub.pull_requests(one.evidence.release.target_repo)
     assert staged.status == "closed"
 

@@ -177,6 +177,7 @@ def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jo
     dropping = {at for at, group in groups.items() if group.get("queue") != "max"}
     assert dropping == {
         ("watch.yml", "plan"),
+        ("watch.yml", "refuse"),
         ("watch.yml", "dashboard"),
         ("card-review.yml", ""),
         ("ci.yml", ""),
