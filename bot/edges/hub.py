@@ -32,6 +32,8 @@ from bot.errors import (
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
+# Weights in formats that nothing here reads: pickles, and other programs' own.
+_NEVER_READ = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
 
 
 def prepare_environment(home: Path) -> bool:
@@ -173,33 +175,24 @@ class Hub:
         return True
 
     def download(self, repo_id: str, revision: str) -> Path:
-        """The repo's files in the per-host cache; what is there already is not fetched again."""
-        import huggingface_hub
+        """The repo's files in the Hub client's cache, verified; what is there already is not fetched again.
 
-        with translated(f"{repo_id}@{revision}"):
-            folder = huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                endpoint=self.endpoint,
-                token=self.api.token,
-                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"],
-            )
-        return Path(folder)
+        Raises as `bot.edges.snapshot.bring`.
+        """
+        from bot import cache
+        from bot.edges import snapshot
+
+        return snapshot.bring(self, repo_id, revision, ignore=_NEVER_READ, shared=cache.shared()).folder
 
     def download_dataset(self, repo_id: str, revision: str, patterns: list[str]) -> Path:
-        """The files of a data set that match `patterns`, in the per-host cache."""
-        import huggingface_hub
+        """The files of a data set that match `patterns`, as `download`."""
+        from bot import cache
+        from bot.edges import snapshot
 
-        with translated(f"{repo_id}@{revision}"):
-            folder = huggingface_hub.snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                revision=revision,
-                endpoint=self.endpoint,
-                token=self.api.token,
-                allow_patterns=patterns,
-            )
-        return Path(folder)
+        shared = cache.shared()
+        return snapshot.bring(
+            self, repo_id, revision, repo_type="dataset", allow=patterns, shared=shared
+        ).folder
 
     def pull_requests(self, repo_id: str) -> Iterator[PullRequest]:
         """All pull requests of a repo, newest first."""
