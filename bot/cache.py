@@ -62,6 +62,7 @@ class Cache:
     def put(self, file: Path, sha256: str) -> None:
         """Keep `file`, whose digest the caller knows. It is checked when it is read."""
         place = self.path(sha256)
+        self._unlink_folders(place)
         if place.exists():
             return
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ class Cache:
     def take(self, sha256: str, to: Path) -> bool:
         """Put the file with this digest at `to`; False when there is none, or it is not what it should be."""
         place = self.path(sha256)
+        self._unlink_folders(place)
         if not _is_file(place):
             return False
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,16 @@ class Cache:
             os.utime(place, (time.time(), place.stat().st_mtime))
         return True
 
+    def _unlink_folders(self, place: Path) -> None:
+        """A link where a folder should be would lead what is kept or removed out of the cache."""
+        for folder in (place.parent.parent, place.parent):
+            if folder.is_symlink():
+                folder.unlink(missing_ok=True)
+
     def entries(self) -> Iterator[Entry]:
         for place in sorted(self.root.glob("sha256/??/*")):
+            if place.parent.is_symlink() or place.parent.parent.is_symlink():
+                continue  # somebody's trap: what it leads to is not ours to prune
             with suppress(OSError):
                 found = place.lstat()
                 yield Entry(name=place.name, size_bytes=found.st_size, used_at=found.st_atime)

@@ -4,9 +4,9 @@ The only place of the quantizer side that uses the network, through `datasets` a
 obey `HF_ENDPOINT`. Failures are typed: a Hub that does not answer is infrastructure (retried), a set,
 split, column or file that is not there is input (not retried).
 
-Rows are streamed, past every cache. What is read as a file, images and the README that says which files are
-whose, comes through the Hub client's cache: it is held to the digest that the Hub tells, and comes again where
-it differs, since an earlier job may have written there.
+Rows are streamed, past every cache. What is read as a file, images and the README that says which files
+are whose, comes through the Hub client's cache: it is held to the digest that the Hub tells, and comes again
+where it differs, since an earlier job may have written there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A repo's files in the Hub client's cache, each held to the digest that the Hub tells before anything reads it.
+"""A repo's files in the Hub client's cache, each held to the digest that the Hub tells before it is read.
 
 The client trusts what lies in its cache by its name alone. On a runner that is what an earlier job's
-third-party code may have written: a blob of other bytes under the right name, a snapshot that leads to another
-blob, or a file more in it (a chat template, an index). So before a job uses a base or a data set:
+third-party code may have written: a blob of other bytes under the right name, a snapshot that leads to
+another blob, or a file more in it (a chat template, an index). So before a job uses a base or a data set:
 
 - the Hub is asked which files the commit has, and their digests: sha256 for LFS files, git's id for the rest;
 - whatever else lies in the snapshot goes, and so does the client's own note of what the commit has;

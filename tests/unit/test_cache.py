@@ -96,6 +96,21 @@ def test_a_link_in_the_cache_leads_nowhere(tmp_path: Path, own: Cache):
     assert not own.take(digest, tmp_path / "out")
 
 
+@pytest.mark.parametrize("level", ["sha256", "sha256/xx"])
+def test_a_folder_of_the_cache_that_is_a_link_is_not_followed(tmp_path: Path, own: Cache, level: str):
+    digest = written(tmp_path / "model", b"weights")
+    theirs = tmp_path / "theirs"
+    (theirs / digest[:2]).mkdir(parents=True)
+    (theirs / digest[:2] / "precious").write_bytes(b"x")
+    at = own.root / level.replace("xx", digest[:2])
+    at.parent.mkdir(parents=True)
+    at.symlink_to(theirs if level == "sha256" else theirs / digest[:2])
+    assert list(own.entries()) == []
+    own.put(tmp_path / "model", digest)
+    assert own.take(digest, tmp_path / "out")
+    assert [path.name for path in (theirs / digest[:2]).iterdir()] == ["precious"]
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "/" * 64])
 def test_only_a_digest_is_a_name(own: Cache, name: str):
     with pytest.raises(ValueError, match="not a sha256"):
