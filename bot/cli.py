@@ -116,7 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     _releasing(command)
     _measuring(command)
     _checking(command)
-    command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
+    doctor = command(
+        "doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not"
+    )
+    doctor.add_argument(
+        "--for",
+        dest="runner_class",
+        metavar="CLASS",
+        help="hold it to this class of runners/fleet.yaml; exit code 4 when it is not as promised",
+    )
     commands_watching.add_parsers(command)
     commands_github.add_parsers(command, subcommands, common)
     commands_workflow.add_parsers(command)
@@ -239,9 +247,7 @@ def _measuring(command: Command) -> None:
     override.add_argument("--gate", action="append", required=True, metavar="ID", dest="gates")
     override.add_argument("--why", required=True, metavar="TEXT", help="stands on the card")
     override.add_argument("--who", metavar="NAME", help="who decides (default: the Hub account)")
-    override.add_argument(
-        "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
-    )
+    override.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
 
 
 _STAGE_HELP = {

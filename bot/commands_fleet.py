@@ -39,11 +39,8 @@ def fleet_show(arguments: argparse.Namespace) -> int:
     """`release-bot fleet show [NAME [--env]]`."""
     from bot import fleet
 
-    classes = fleet.load(arguments.file or fleet.FLEET_FILE).classes
-    if arguments.name:
-        classes = tuple(each for each in classes if each.name == arguments.name)
-        if not classes:
-            raise UsageError(f"the fleet has no class {arguments.name!r}", fix="`release-bot fleet show`")
+    file = arguments.file or fleet.FLEET_FILE
+    classes = (fleet.named(arguments.name, file),) if arguments.name else fleet.load(file).classes
     if arguments.env:
         if len(classes) != 1 or not arguments.name:
             raise UsageError("--env is for one class", fix="release-bot fleet show NAME --env")

@@ -159,6 +159,16 @@ def load(path: Path = FLEET_FILE) -> Fleet:
     return parse(text, where=str(path))
 
 
+def named(name: str, path: Path = FLEET_FILE) -> RunnerClass:
+    """The class of that name. Raises UsageError, which names those there are."""
+    classes = {each.name: each for each in load(path).classes}
+    if name not in classes:
+        raise UsageError(
+            f"the fleet has no class {name!r}", where=str(path), fix=f"there are: {', '.join(classes)}"
+        )
+    return classes[name]
+
+
 def parse(text: str, *, where: str) -> Fleet:
     """The fleet in `text`; `where` is named in errors."""
     try:
