@@ -19,6 +19,7 @@ from bot import (
     commands,
     commands_fleet,
     commands_github,
+    commands_switch,
     commands_watching,
     commands_workflow,
     log,
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     commands_watching.add_parsers(command)
     commands_github.add_parsers(command, subcommands, common)
     commands_workflow.add_parsers(command)
+    commands_switch.add_parsers(command)
     commands_fleet.add_parsers(subcommands, common)
     _recipes_parser(subcommands, common)
     _hub_parser(subcommands, common)

@@ -31,10 +31,9 @@ def print_json(content: Output) -> None:
 
 
 def _connect(config: Config) -> Hub:
-    from bot.edges import hub
+    from bot.commands_watching import connect
 
-    embedded = hub.prepare_environment(config.home)
-    return hub.Hub(embedded=embedded)
+    return connect(config)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

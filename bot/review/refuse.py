@@ -62,6 +62,7 @@ def _close(hub: Hub, evidence: Evidence, why: str) -> str:
         return "there is none"
     if staged.status not in ("open", "draft"):
         return f"it is {staged.status} already"
+    hub.before_write()
     with translated(f"{repo_id} pull request {num}"):
         hub.api.change_discussion_status(repo_id, num, "closed", comment=f"Refused: {why}.")
     return "closed"
