@@ -33,10 +33,11 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
-# What is generated from code: the README's recipe table, the JSON schemas, the golden cards.
+# What is generated from code: the README's tables, the JSON schemas, the runners' classes, the golden cards.
 generated: setup
 	$(BIN)/python -m bot.readme
 	$(BIN)/python -m bot.schemas
+	$(BIN)/python -m bot.fleet
 	$(BIN)/python tests/fixtures/cards/update.py
 
 clean:
