@@ -26,6 +26,7 @@ with open(sys.argv[1], "rb") as file:
   touch "$bot/complete"
 fi
 
+[[ ! -d /usr/local/cuda/bin ]] || export PATH=$PATH:/usr/local/cuda/bin
 cd "$sources"
 export RELEASE_BOT_HOME=$STATE_DIRECTORY PYTHONPATH=$sources PYTHONDONTWRITEBYTECODE=1
 exec "$bot/bin/python" -m bot environments build --prune

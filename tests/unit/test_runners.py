@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bot.edges import hf_jobs
 
 RUNNERS = Path(__file__).resolve().parents[2] / "runners"
 SCRIPTS = sorted(RUNNERS.rglob("*.sh"))
+SHEBANGS = (b"#!/usr/bin/env bash", b"#!/bin/bash", b"#!/bin/sh", b"#!/usr/bin/env sh")
 JIT = base64.b64encode(b"a just-in-time configuration").decode()
 
 
@@ -44,9 +46,29 @@ def shellcheck(*arguments: str, text: str | None = None) -> str:
     return done.stdout + done.stderr
 
 
-def test_shellcheck_finds_nothing():
+def starts_a_shell(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).startswith(SHEBANGS)
+
+
+def test_no_shell_script_of_the_repository_is_left_out():
+    """`SCRIPTS` is what shellcheck reads below: one elsewhere, or without the ending, would be missed."""
+    roots = [each for each in RUNNERS.parent.iterdir() if not each.name.startswith(".")]
+    files = [path for each in roots for path in ([each] if each.is_file() else each.rglob("*"))]
+    assert sorted(path for path in files if path.is_file() and starts_a_shell(path)) == SCRIPTS
     assert len(SCRIPTS) == 7
+
+
+def test_a_skipped_check_says_why():
+    """In every run's output: `-rs` is on, and no check of a script or unit is skipped without a reason."""
+    options = tomllib.loads((RUNNERS.parent / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "-rs" in options["addopts"].split()
+    assert analyze.kwargs["reason"]
+
+
+def test_shellcheck_finds_nothing():
     assert shellcheck("-x", "-P", ".", *map(str, SCRIPTS)) == ""
+    assert shellcheck(str(RUNNERS.parent / ".ci" / "run")) == ""
     assert shellcheck("-s", "bash", "-", text=hf_jobs.BOOTSTRAP) == ""
     assert "SC2086" in shellcheck("-s", "bash", "-", text="x=$1; rm $x"), "it does look"
 
