@@ -33,7 +33,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
-# What is generated: the README's tables, the JSON schemas, the settings of runner classes, the golden cards.
+# What is generated from code: the README's tables, the JSON schemas, the runners' classes, the golden cards.
 generated: setup
 	$(BIN)/python -m bot.readme
 	$(BIN)/python -m bot.schemas

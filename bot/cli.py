@@ -19,6 +19,7 @@ from bot import (
     commands,
     commands_fleet,
     commands_github,
+    commands_switch,
     commands_watching,
     commands_workflow,
     log,
@@ -116,10 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     _releasing(command)
     _measuring(command)
     _checking(command)
-    command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
+    doctor = command(
+        "doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not"
+    )
+    doctor.add_argument(
+        "--for",
+        dest="runner_class",
+        metavar="CLASS",
+        help="hold it to this class of runners/fleet.yaml; exit code 4 when it is not as promised",
+    )
     commands_watching.add_parsers(command)
     commands_github.add_parsers(command, subcommands, common)
     commands_workflow.add_parsers(command)
+    commands_switch.add_parsers(command)
     commands_fleet.add_parsers(subcommands, common)
     _recipes_parser(subcommands, common)
     _hub_parser(subcommands, common)
@@ -239,9 +249,7 @@ def _measuring(command: Command) -> None:
     override.add_argument("--gate", action="append", required=True, metavar="ID", dest="gates")
     override.add_argument("--why", required=True, metavar="TEXT", help="stands on the card")
     override.add_argument("--who", metavar="NAME", help="who decides (default: the Hub account)")
-    override.add_argument(
-        "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
-    )
+    override.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
 
 
 _STAGE_HELP = {

@@ -31,10 +31,9 @@ def print_json(content: Output) -> None:
 
 
 def _connect(config: Config) -> Hub:
-    from bot.edges import hub
+    from bot.commands_watching import connect
 
-    embedded = hub.prepare_environment(config.home)
-    return hub.Hub(embedded=embedded)
+    return connect(config)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
@@ -69,9 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.on:
         from bot.commands_fleet import run_on
 
-        return run_on(
-            arguments.on, made, until=arguments.until, overrides=overrides, as_json=arguments.json
-        )
+        return run_on(arguments.on, made, until=arguments.until, overrides=overrides, as_json=arguments.json)
     return _finish(pipeline.run(made, until=arguments.until), arguments)
 
 
@@ -252,17 +249,29 @@ def repair(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`release-bot doctor`: exit 0 whenever it could look; `usable` says whether anything can be done."""
-    from bot import config, doctor, recipe
+    """`release-bot doctor`: exit 0 whenever it could look; `usable` says whether anything can be done.
+
+    With `--for CLASS` the machine is held to that class of the fleet: exit 4 when it is not as promised.
+    """
+    from bot import config, doctor, fitness, fleet, recipe
     from bot.edges import checkup
 
-    report = doctor.examine(checkup.collect(config.load()), [recipe.load(name) for name in recipe.names()])
+    runner = fleet.named(arguments.runner_class) if arguments.runner_class else None
+    facts = checkup.collect(config.load())
+    report = doctor.examine(facts, [recipe.load(name) for name in recipe.names()])
+    held = fitness.hold(report, facts, runner) if runner else []
+    report = report.model_copy(update={"findings": [*report.findings, *held]})
     if arguments.json:
-        print_json(report.model_dump(mode="json"))
-        return 0
-    print(log.table(["", "what", "why, and what to do"], doctor.finding_rows(report)), end="\n\n")
-    columns = ["recipe", "quantize", "serve", "speed", "largest base", "why"]
-    print(log.table(columns, doctor.recipe_rows(report)))
+        found = report.model_dump(mode="json")
+        if not any(each.status == "missing" for each in held):
+            print_json(found)
+    else:
+        title = f"{runner.name}: what this machine is" if runner else "This machine"
+        print(log.table(["", "what", "why, and what to do"], doctor.finding_rows(report), title=title))
+        columns = ["recipe", "quantize", "serve", "speed", "largest base", "why"]
+        print("\n" + log.table(columns, doctor.recipe_rows(report)))
+    if runner:
+        fitness.require(held, runner)
     return 0
 
 

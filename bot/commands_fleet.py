@@ -1,4 +1,4 @@
-"""The commands about where work runs: `fleet`, `cache`, `webhook`, and what `run --on` does.
+"""The commands about where work runs: `fleet`, `environments`, `cache`, `webhook`, and `run --on`.
 
 As in `bot.commands`: a function a command, which imports what it needs when it runs. `add_parsers` declares
 them all, and is called where the command line is put together.
@@ -39,11 +39,8 @@ def fleet_show(arguments: argparse.Namespace) -> int:
     """`release-bot fleet show [NAME [--env]]`."""
     from bot import fleet
 
-    classes = fleet.load(arguments.file or fleet.FLEET_FILE).classes
-    if arguments.name:
-        classes = tuple(each for each in classes if each.name == arguments.name)
-        if not classes:
-            raise UsageError(f"the fleet has no class {arguments.name!r}", fix="`release-bot fleet show`")
+    file = arguments.file or fleet.FLEET_FILE
+    classes = (fleet.named(arguments.name, file),) if arguments.name else fleet.load(file).classes
     if arguments.env:
         if len(classes) != 1 or not arguments.name:
             raise UsageError("--env is for one class", fix="release-bot fleet show NAME --env")
@@ -66,6 +63,26 @@ def _row(each: Any) -> tuple[str, ...]:
         f"{each.cost_per_hour_usd:.2f}",
         f"{each.max_hours:g}",
     )
+
+
+def environments_build(arguments: argparse.Namespace) -> int:
+    """`release-bot environments build [NAME …]`: below the bot's home, now rather than when first needed."""
+    from bot import config
+    from bot.edges import environment
+    from bot.edges.device import device
+
+    settings, kind = config.load(), device()
+    names = arguments.names or [f"quantize-{kind}", f"vllm-{kind}"]
+    built = [environment.ensure(each, settings.home) for each in names]
+    removed = environment.prune(settings.home) if arguments.prune else []
+    if arguments.json:
+        found = [{"name": e.name, "digest": e.digest, "folder": str(e.python.parents[1])} for e in built]
+        print_json({"schema_version": 1, "environments": found, "removed": removed})
+    for each in built:
+        log.info(f"  {each.name} is ready: {each.python.parents[1]}")
+    for name in removed:
+        log.info(f"  removed {name}: no requirement file asks for it any more")
+    return 0
 
 
 def cache_prune(arguments: argparse.Namespace) -> int:
@@ -118,9 +135,7 @@ def webhook_serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_on(
-    where: str, job: Job, *, until: str | None, overrides: dict[str, str], as_json: bool
-) -> int:
+def run_on(where: str, job: Job, *, until: str | None, overrides: dict[str, str], as_json: bool) -> int:
     """`release-bot run … --on hf-jobs:FLAVOR`, once the base is resolved. Raises how the job ended."""
     from bot.edges import hf_jobs
 
@@ -136,7 +151,7 @@ def run_on(
 
 
 def add_parsers(subcommands: Any, common: argparse.ArgumentParser) -> None:
-    """Declare `fleet`, `cache` and `webhook` on the command line's subparsers."""
+    """Declare `fleet`, `environments`, `cache` and `webhook` on the command line's subparsers."""
 
     def group(name: str, text: str, metavar: str) -> Any:
         return subcommands.add_parser(name, help=text).add_subparsers(metavar=metavar, required=True)
@@ -153,6 +168,16 @@ def add_parsers(subcommands: Any, common: argparse.ArgumentParser) -> None:
     show.add_argument("--env", action="store_true", help="as the settings that runners/setup.sh reads")
     for child in (check, show):
         child.add_argument("--file", type=Path, metavar="FILE", help="default: runners/fleet.yaml")
+    environments = group("environments", "the quantizers' and the engine's packages", "build")
+    build = command(
+        environments, "build", environments_build, "build this machine's environments before they are needed"
+    )
+    build.add_argument(
+        "names", nargs="*", metavar="NAME", help="as in vllm-cuda (default: this device's two)"
+    )
+    build.add_argument(
+        "--prune", action="store_true", help="remove those of requirement files as they were before"
+    )
     cache = group("cache", "what this host keeps between jobs", "prune")
     prune = command(cache, "prune", cache_prune, "shrink the host's caches to their cap, oldest use first")
     prune.add_argument(

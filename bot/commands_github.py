@@ -292,10 +292,9 @@ def _github() -> tuple[GitHub, BranchState]:
 
 
 def _hub(settings: Config) -> Hub:
-    from bot.edges import hub
+    from bot.commands_watching import connect
 
-    embedded = hub.prepare_environment(settings.home)
-    return hub.Hub(embedded=embedded)
+    return connect(settings)
 
 
 def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:

@@ -71,7 +71,7 @@ def watch_command(arguments: argparse.Namespace) -> int:
     state, _ = open_state(settings, arguments.state)
     if not arguments.dry_run:
         _confirm(state, arguments.confirm)
-    found = _watch(settings, _connect(settings), state, dry_run=arguments.dry_run)
+    found = _watch(settings, connect(settings), state, dry_run=arguments.dry_run)
     if arguments.json:
         commands.print_json(found.model_dump(mode="json", exclude={"bases"}))
     return _require_some(found)
@@ -92,18 +92,21 @@ def plan_command(arguments: argparse.Namespace) -> int:
     """`release-bot plan`."""
     from bot import commands, config, fleet, plansummary
     from bot import plan as planning
+    from bot.state import refuse_paused
 
     settings = config.load()
     runners = fleet.load()
     state, cards = open_state(settings, arguments.state)
-    hub = _connect(settings)
+    hub = connect(settings)
     watched = _watch(settings, hub, state, dry_run=arguments.dry_run)
     found = tick(settings, hub, state, watched, runners, cards=cards, write=not arguments.dry_run)
     matrix = planning.matrix(found)
     _tell(found)
     if not arguments.dry_run:
-        if arguments.matrix:
+        if arguments.matrix and matrix["include"]:
+            refuse_paused(state)  # planning may have taken minutes
             _queue(state, [each["key"] for each in matrix["include"]])
+        if arguments.matrix:
             _append("GITHUB_OUTPUT", f"matrix={json.dumps(matrix)}\ncount={len(matrix['include'])}\n")
         _append("GITHUB_STEP_SUMMARY", log.redact(plansummary.text(found, watched)))
     if arguments.matrix:
@@ -152,11 +155,13 @@ def tick(
         return plan(survey.with_staged(world, hub, plan(world).entries))
 
 
-def _connect(settings: Config) -> Hub:
+def connect(settings: Config, switch: State | None = None) -> Hub:
+    """The Hub of these settings, which asks the kill switch (of `switch`, if given) before each write."""
     from bot.edges import hub
+    from bot.state import refuse_paused
 
     embedded = hub.prepare_environment(settings.home)
-    return hub.Hub(embedded=embedded)
+    return hub.Hub(embedded=embedded, before_write=lambda: refuse_paused(switch or switch_state(settings)))
 
 
 def open_state(settings: Config, folder: Path | None) -> tuple[State, list[CardPull] | None]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bot.job import Job
     from bot.lease import Work
     from bot.plan import PlanEntry
+    from bot.state import State
 
 Handler = Callable[[argparse.Namespace], int]
 Command = Callable[[str, Handler, str], argparse.ArgumentParser]
@@ -89,8 +90,8 @@ def prepare(arguments: argparse.Namespace) -> int:
 
     with outcome.told("prepare"):
         settings = config.load()
-        hub = _hub(settings)
         state, cards = open_state(settings, arguments.state)
+        hub = _hub(settings, state)
         found = preparing.prepare(
             arguments.base,
             arguments.recipe,
@@ -145,7 +146,7 @@ def build(arguments: argparse.Namespace) -> int:
         state = switch_state(config.load())
         os.environ.pop("GITHUB_TOKEN", None)  # what comes now runs other people's code
         refuse_paused(state)
-        made = _job(arguments)
+        made = _job(arguments, state)
         if arguments.restage:
             made = pipeline.afresh(made)
         done = None if arguments.predecessor else pipeline.done_elsewhere(made)
@@ -325,8 +326,10 @@ def start_publishing(arguments: argparse.Namespace) -> int:
     from pydantic import TypeAdapter, ValidationError
 
     from bot import naming
+    from bot.state import refuse_paused
 
-    github, _ = _github()
+    github, state = _github()
+    refuse_paused(state)
     try:
         keys = TypeAdapter(list[str]).validate_json(arguments.keys)
     except ValidationError as e:
@@ -351,13 +354,18 @@ def runner_matrix(arguments: argparse.Namespace) -> int:
 # ── shared ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _job(arguments: argparse.Namespace) -> Job:
-    """The release, prepared here as it was by the run's first job. Raises Refused for another key."""
+def _job(arguments: argparse.Namespace, switch: State | None = None) -> Job:
+    """The release, prepared here as it was by the run's first job. Raises Refused for another key.
+
+    `switch` is the state whose kill switch is asked, where the token that asks is no longer about.
+    """
     from bot import config, job
 
     settings = config.load()
     recipe = job.load_recipe(arguments.recipe, {})
-    made = job.prepare(arguments.base, recipe, {}, _hub(settings), settings, arguments.work or settings.work)
+    made = job.prepare(
+        arguments.base, recipe, {}, _hub(settings, switch), settings, arguments.work or settings.work
+    )
     if arguments.key and made.release.key != arguments.key:
         raise Refused(
             f"the release is {made.release.key} here, prepared was {arguments.key}",
@@ -374,11 +382,10 @@ def _github() -> tuple[GitHub, BranchState]:
     return github, BranchState(github)
 
 
-def _hub(settings: Config) -> Hub:
-    from bot.edges import hub
+def _hub(settings: Config, switch: State | None = None) -> Hub:
+    from bot.commands_watching import connect
 
-    embedded = hub.prepare_environment(settings.home)
-    return hub.Hub(embedded=embedded)
+    return connect(settings, switch)
 
 
 def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:

@@ -159,6 +159,16 @@ def load(path: Path = FLEET_FILE) -> Fleet:
     return parse(text, where=str(path))
 
 
+def named(name: str, path: Path = FLEET_FILE) -> RunnerClass:
+    """The class of that name. Raises UsageError, which names those there are."""
+    classes = {each.name: each for each in load(path).classes}
+    if name not in classes:
+        raise UsageError(
+            f"the fleet has no class {name!r}", where=str(path), fix=f"there are: {', '.join(classes)}"
+        )
+    return classes[name]
+
+
 def parse(text: str, *, where: str) -> Fleet:
     """The fleet in `text`; `where` is named in errors."""
     try:
@@ -185,9 +195,16 @@ def _refused(problems: list[str], where: str) -> UsageError:
     )
 
 
-if __name__ == "__main__":  # `make generated`: the file that each class of GPU hosts is set up from
-    for each in load().classes:
-        if each.gpu_memory_gib:
-            target = FLEET_FILE.parent / "classes" / f"{each.name}.env"
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(host_settings(each), encoding="utf-8")
+def write_classes(path: Path = FLEET_FILE) -> None:
+    """Beside the fleet's file, what each class of GPU hosts is set up from; those of no class any more go."""
+    folder = path.parent / "classes"
+    folder.mkdir(exist_ok=True)
+    texts = {f"{each.name}.env": host_settings(each) for each in load(path).classes if each.gpu_memory_gib}
+    for left in {each.name for each in folder.glob("*.env")} - texts.keys():
+        (folder / left).unlink()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":  # `make generated`
+    write_classes()

@@ -22,7 +22,18 @@ from bot.ledger import CardPull
 from bot.models import SCHEMA_VERSION, Model
 from bot.plan import PlanEntry, Skip
 from bot.review import decisions
-from bot.state import Queued, Seen, State, Step, Tracked, load, queued_path, save, seen_path
+from bot.state import (
+    Queued,
+    Seen,
+    State,
+    Step,
+    Tracked,
+    load,
+    queued_path,
+    refuse_paused,
+    save,
+    seen_path,
+)
 from bot.watch import Watched
 from bot.watching import rules
 
@@ -88,6 +99,7 @@ def prepare(
     ours = Work(
         key=found.key, base=found.base, revision=found.revision, recipe=recipe_name, run_url=work.run_url
     )
+    refuse_paused(state)
     try:
         held = lease.take(state, ours, holder=work.key, now=now, ttl=term(found))
     except Refused as e:

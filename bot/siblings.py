@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bot import log, naming
 from bot import recipe as recipes
@@ -158,9 +159,11 @@ def _published(hub: Hub, repo_id: str) -> Evidence | None:
         return None
     if file.size_bytes > MAX_EVIDENCE_BYTES:
         raise InputError(f"evidence.json has {file.size_bytes:,} bytes, more than {MAX_EVIDENCE_BYTES:,}")
-    with translated(f"{repo_id}@{state.revision}"):
-        path = hub.api.hf_hub_download(repo_id, "evidence.json", revision=state.revision)
-    return read_json(Path(path), Evidence)
+    with TemporaryDirectory() as folder, translated(f"{repo_id}@{state.revision}"):
+        path = hub.api.hf_hub_download(
+            repo_id, "evidence.json", revision=state.revision, local_dir=folder
+        )  # never from a cache that jobs share
+        return read_json(Path(path), Evidence)
 
 
 def _require_own(found: Evidence, repo_id: str) -> None:

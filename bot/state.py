@@ -5,8 +5,9 @@ attempts, people's decisions, what was seen of each base, who works on what. Eve
 version and written against it (compare-and-swap), so that of two runs one wins and the other is told.
 
 Paths: `attempts/<key>.json`, `decisions/<key>.json`, `leases/<key>.json`, `queued/<run>.json`,
-`unchanged/<key>.json`, `seen/<owner>--<name>.json`, `watched/<author>.json`, `ticked.json`, and
-`paused.json`, whose existence stops all writing.
+`unchanged/<key>.json`, `seen/<owner>--<name>.json`, `watched/<author>.json`, `ticked.json`, and `PAUSED`,
+whose existence stops all writing. It alone is no document of ours: a person may make it on GitHub's pages,
+empty or with a word why in it.
 
 `watched/` holds what a tick needs of every base of one author, so that a tick that finds nothing reads one
 document; `seen/` holds a base's blobs, read only when that base moved.
@@ -25,7 +26,7 @@ from bot import naming
 from bot.errors import InputError, Refused, Stopped, UsageError
 from bot.models import SCHEMA_VERSION, CommitSha, Model
 
-PAUSED: Final = "paused.json"
+PAUSED: Final = "PAUSED"
 TICKED: Final = "ticked.json"
 FailureClass = Literal["infrastructure", "input", "audit", "gate", "refused", "backend", "internal"]
 Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{naming.KEY_LENGTH}}}$")]
@@ -227,7 +228,7 @@ class Ticked(Model):
 
 
 class Paused(Model):
-    """`paused.json`: the kill switch. While it exists nothing is planned, built or published."""
+    """The kill switch as `release-bot pause` writes it: nothing is planned, built or published."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     who: Word
@@ -307,20 +308,38 @@ def save(state: State, path: str, document: Model, *, version: str | None) -> No
 
 
 def paused(state: State) -> Paused | None:
-    """The kill switch, if it is on; a file that does not hold counts as on."""
+    """The kill switch, if it is on: whatever the file holds, or cannot be read as; its text is the why."""
     try:
-        return load(state, PAUSED, Paused)[0]
+        found = state.read(PAUSED)
     except InputError as e:
-        return Paused(who="unknown", why=e.what[:500], at=datetime.now(UTC))
+        return Paused(who="somebody", why=e.what[:500], at=datetime.now(UTC))
+    if found is None:
+        return None
+    try:
+        return Paused.model_validate_json(found.text)
+    except ValidationError:
+        why = " ".join(found.text.split())[:500] or "no reason was given"
+        return Paused(who="somebody", why=why, at=datetime.now(UTC))
+
+
+def resume(state: State) -> bool:
+    """Take the kill switch back; whether it was on. Raises Refused when somebody changes it meanwhile."""
+    found = state.read(PAUSED)
+    if found is not None:
+        state.delete(PAUSED, found.version)
+    return found is not None
 
 
 def refuse_paused(state: State) -> None:
-    """Raises Stopped while the kill switch is on; asked before anything is written anywhere."""
+    """Raises Stopped while the kill switch is on; asked before anything is written anywhere.
+
+    What a run took it still gives back, and how it failed it still tells: leases, queues, attempts.
+    """
     if found := paused(state):
         raise Stopped(
             f"paused by {found.who}: {found.why}",
             where=f"state: {PAUSED}",
-            fix="delete that file to go on",
+            fix="`release-bot resume`, or delete that file, to go on",
         )
 
 

@@ -37,10 +37,11 @@ __all__ = ["Change", "Skipped", "Watched", "watch"]
 
 def watch(settings: Watch, hub: Hub, state: State, *, now: datetime, dry_run: bool = False) -> Watched:
     """Every configured author reconciled; what was seen is recorded, unless `dry_run` or the kill switch."""
-    recorded = not dry_run and paused(state) is None
-    ticks = [Tick(author, settings, hub, state, now, recorded) for author in dict.fromkeys(settings.authors)]
-    came_through = False
-    for tick in ticks:
+    ticks = []
+    came_through = recorded = False
+    for author in dict.fromkeys(settings.authors):
+        recorded = not dry_run and paused(state) is None
+        ticks.append(tick := Tick(author, settings, hub, state, now, recorded))
         try:
             tick.run()
             came_through = True
@@ -55,6 +56,6 @@ def watch(settings: Watch, hub: Hub, state: State, *, now: datetime, dry_run: bo
         failed=[each for tick in ticks for each in tick.failed],
         num_listed=sum(tick.num_listed for tick in ticks),
         num_calls=sum(tick.num_calls for tick in ticks),
-        recorded=recorded,
+        recorded=recorded,  # as of the last author: it was on, or nothing was set in between
         bases=[each for tick in ticks for each in tick.bases],
     )

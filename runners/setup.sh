@@ -2,13 +2,15 @@
 # Makes a GPU machine a host of release-bot's runners: one ephemeral runner a GPU, under systemd.
 #
 # It can be run again at any time, and then changes what differs: a newer pinned runner, other GPUs, another
-# repository. It installs nothing that it did not check: the runner's archive against the sha256 in
-# runner.env, the driver, GPU memory, main memory and disk against the class in classes/NAME.env.
+# repository, other pins of the environments. It installs nothing that it did not check: the runner's archive
+# against the sha256 in runner.env, the driver, GPU memory, main memory and disk against the class in
+# classes/NAME.env.
 # README.md beside it says what to prepare, and what it leaves where.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-class='' repository='' gpus='' destdir='' pins="$here/runner.env" check_only=no
+root=$(dirname "$here")
+class='' repository='' gpus='' python='' destdir='' pins="$here/runner.env" check_only=no
 
 usage() {
   cat <<'TEXT'
@@ -17,6 +19,7 @@ usage: sudo runners/setup.sh --class NAME --repo OWNER/REPO [--gpus 0,1] [--chec
   --class NAME       a class of runners/fleet.yaml (a file of runners/classes/)
   --repo OWNER/REPO  the one repository whose jobs run here
   --gpus LIST        the GPUs that get a runner (default: all)
+  --python PROGRAM   the Python that jobs use (default: the first of python3, python3.11 … that will do)
   --check            only check this machine
   --pins FILE        the pinned versions (default: runners/runner.env)
   --destdir DIR      install below DIR: no users, no services (for an image, or a trial)
@@ -34,10 +37,11 @@ step() { printf -- '-> %s\n' "$1"; }
 parse_arguments() {
   while (($#)); do
     case $1 in
-      --class | --repo | --gpus | --pins | --destdir) (($# > 1)) || fail "$1 needs a value" ;;&
+      --class | --repo | --gpus | --python | --pins | --destdir) (($# > 1)) || fail "$1 needs a value" ;;&
       --class) class=$2 && shift 2 ;;
       --repo) repository=$2 && shift 2 ;;
       --gpus) gpus=$2 && shift 2 ;;
+      --python) python=$2 && shift 2 ;;
       --pins) pins=$2 && shift 2 ;;
       --destdir) destdir=$2 && shift 2 ;;
       --check) check_only=yes && shift ;;
@@ -57,10 +61,30 @@ check_system() {
   [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail "the pins are for Linux x86_64"
   [[ -n $destdir || $check_only == yes || $EUID -eq 0 ]] || fail "it must run as root" "use sudo"
   local tool missing=()
-  for tool in curl tar sha256sum openssl python3 git make nvidia-smi; do
+  for tool in curl tar sha256sum openssl python3 git make gcc nvidia-smi; do
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
   ((${#missing[@]} == 0)) || fail "not installed: ${missing[*]}" "install them; nvidia-smi comes with the driver"
+}
+
+# Whether $1 is a Python that the bot runs with, that can make environments, and has the headers that kernels
+# are compiled with.
+usable_python() {
+  "$1" -c 'import ensurepip, os, sys, sysconfig, venv
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+sys.exit(sys.version_info < (3, 11) or not os.path.isfile(header))' >/dev/null 2>&1
+}
+
+check_python() {
+  local each
+  for each in ${python:-python3 python3.11 python3.12 python3.13}; do
+    if usable_python "$each"; then
+      python=$(command -v "$each")
+      return
+    fi
+  done
+  fail "no Python 3.11 or newer with venv and its headers: ${python:-python3}" \
+    "apt-get install python3.11 python3.11-venv python3.11-dev, or name one with --python"
 }
 
 # The first number of a version, as in 580 of 580.95.05.
@@ -92,12 +116,19 @@ check_gpus() {
   done
 }
 
+# The nearest folder above $1 that is there: on its disk it will be made.
+existing() {
+  local folder=$1
+  while [[ ! -d $folder ]]; do folder=$(dirname "$folder"); done
+  printf '%s' "$folder"
+}
+
 check_room() {
-  local memory_gib disk_gib folder=$destdir/var
+  local memory_gib disk_gib folder
   memory_gib=$(awk '/^MemTotal:/ {print int($2 / 1048576)}' /proc/meminfo)
   ((memory_gib >= MIN_MEMORY_GIB)) ||
     fail "$memory_gib GiB of memory, class $class needs $MIN_MEMORY_GIB" "choose another --class"
-  [[ -z $destdir ]] || mkdir -p "$folder"
+  folder=$(existing "$destdir/var/lib/release-bot-runner")
   disk_gib=$(df --output=avail -B1G "$folder" | tail -n 1 | tr -d ' ')
   ((disk_gib >= MIN_DISK_GIB)) ||
     fail "$disk_gib GiB are free on the disk of $folder, class $class needs $MIN_DISK_GIB" \
@@ -132,32 +163,58 @@ install_files() {
   local libexec=$destdir/opt/release-bot-runner/libexec etc=$destdir/etc/release-bot-runner
   install -d -m 0755 "$libexec" "$etc" "$destdir/etc/systemd/system"
   install -d -m 0700 "$etc/credential"
-  install -m 0755 "$here"/{request-config,start,hooks/job-started,hooks/job-completed,hooks/clean}.sh "$libexec"
-  install -m 0644 "$here/systemd/release-bot-runner@.service" "$destdir/etc/systemd/system"
+  install -m 0755 "$here"/{request-config,start,build-environments}.sh "$here"/hooks/*.sh "$libexec"
+  install -m 0644 "$here"/systemd/*.service "$destdir/etc/systemd/system"
   {
     printf '# Written by runners/setup.sh; no secret stands here.\n'
-    printf 'RUNNER_REPOSITORY=%s\nRUNNER_GROUP_ID=1\n' "$repository"
+    printf 'RUNNER_REPOSITORY=%s\nRUNNER_GROUP_ID=1\nPYTHON=%s\n' "$repository" "$python"
     grep -v '^#' "$here/classes/$class.env"
   } >"$etc/config.env.new"
   chmod 0644 "$etc/config.env.new"
   mv "$etc/config.env.new" "$etc/config.env"
 }
 
+# Root's copy of what environments are built from, so that nobody else decides what they hold.
+install_sources() {
+  local sources=$destdir/opt/release-bot-runner/sources
+  rm -rf "$sources.new"
+  install -d -m 0755 "$sources.new/runners"
+  cp -R "$root/bot" "$root/recipes" "$root/pyproject.toml" "$sources.new"
+  cp -R "$here/environments" "$here/fleet.yaml" "$sources.new/runners"
+  find "$sources.new" -name __pycache__ -prune -exec rm -rf {} +
+  chmod -R u=rwX,go=rX "$sources.new"
+  [[ -n $destdir ]] || chown -R root:root "$sources.new"
+  rm -rf "$sources"
+  mv "$sources.new" "$sources"
+}
+
 # One user a GPU, so that two jobs cannot look at each other; one group for the caches that they share.
 install_users() {
-  local gpu
+  local gpu cache=/var/cache/release-bot
   getent group release-bot >/dev/null || groupadd --system release-bot
+  install -d -m 0755 "$cache" "$cache/jobs"
+  install -d -m 2775 -g release-bot "$cache/files"
   for gpu in ${gpus//,/ }; do
     id -u "release-bot-$gpu" >/dev/null 2>&1 ||
       useradd --system --gid release-bot --no-create-home --home-dir "/var/lib/release-bot-runner/$gpu" \
         --shell /usr/sbin/nologin "release-bot-$gpu"
+    install -d -m 0700 -o "release-bot-$gpu" -g release-bot "$cache/jobs/$gpu"
   done
-  install -d -m 2775 -g release-bot /var/cache/release-bot
+  id -u release-bot-environments >/dev/null 2>&1 ||
+    useradd --system --user-group --no-create-home --home-dir /var/lib/release-bot-environments \
+      --shell /usr/sbin/nologin release-bot-environments
+}
+
+build_environments() {
+  step "building the environments: minutes at first; journalctl -fu release-bot-environments shows it"
+  systemctl daemon-reload
+  systemctl start release-bot-environments.service ||
+    fail "the environments were not built" \
+      "journalctl -u release-bot-environments says why (nvcc? the package registry?); then run this again"
 }
 
 start_services() {
   local gpu credential=/etc/release-bot-runner/credential
-  systemctl daemon-reload
   if [[ ! -s $credential/token && ! -s $credential/app-key.pem ]]; then
     step "installed, not started: put a credential into $credential (README.md), then run this again"
     return
@@ -179,6 +236,7 @@ main() {
   source "$here/classes/$class.env"
   step "checking this machine for class $class"
   check_system
+  check_python
   check_gpus
   check_room
   step "GPUs $gpus will do"
@@ -186,8 +244,10 @@ main() {
   step "installing the runner $RUNNER_VERSION"
   install_runner
   install_files
+  install_sources
   [[ -z $destdir ]] || return 0
   install_users
+  build_environments
   start_services
 }
 

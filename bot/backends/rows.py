@@ -3,6 +3,10 @@
 The only place of the quantizer side that uses the network, through `datasets` and `huggingface_hub`, which
 obey `HF_ENDPOINT`. Failures are typed: a Hub that does not answer is infrastructure (retried), a set,
 split, column or file that is not there is input (not retried).
+
+Rows are streamed, past every cache. What is read as a file, images and the README that says which files
+are whose, comes through the Hub client's cache: it is held to the digest that the Hub tells, and comes again
+where it differs, since an earlier job may have written there.
 """
 
 from __future__ import annotations
@@ -66,6 +70,10 @@ def text_rows(spec: CalibrationSet, seed: int) -> Iterator[Row]:
     with _typed(spec):
         from datasets import load_dataset
 
+        if (
+            readme := _told(spec, "README.md")
+        ) is not None:  # `load_dataset` reads it from the client's cache
+            _held(spec, readme)
         stream = load_dataset(
             spec.dataset,
             name=spec.config,
@@ -145,9 +153,39 @@ def _first_shard(spec: CalibrationSet, subset: str) -> str:
 
 
 def _download(spec: CalibrationSet, path: str) -> str:
+    """The file's place. Raises InputError when the commit has no such file."""
+    file = _told(spec, path)
+    if file is None:
+        raise InputError(f"{spec.dataset} has no file {path}", where=f"revision {spec.revision[:12]}")
+    return _held(spec, file)
+
+
+def _told(spec: CalibrationSet, path: str) -> Any:
+    """What the Hub tells of a file of the commit; None when there is none."""
+    from huggingface_hub import HfApi
+
+    found = HfApi().get_paths_info(spec.dataset, path, repo_type="dataset", revision=spec.revision)
+    return found[0] if found else None
+
+
+def _held(spec: CalibrationSet, file: Any) -> str:
+    """The place of a file whose bytes are what the Hub says; downloaded anew where they are not."""
     from huggingface_hub import hf_hub_download
 
-    return hf_hub_download(spec.dataset, path, repo_type="dataset", revision=spec.revision)
+    from bot.edges import snapshot
+
+    sha256 = file.lfs.sha256 if file.lfs else None
+    for force in (False, True):
+        place = hf_hub_download(
+            spec.dataset, file.path, repo_type="dataset", revision=spec.revision, force_download=force
+        )
+        if snapshot.matches(Path(place).resolve(), sha256=sha256, blob_id=file.blob_id):
+            return place
+    raise InfrastructureError(
+        "a downloaded file is not what the Hub says",
+        where=f"{spec.dataset}@{spec.revision[:12]} {file.path}",
+        fix="run it again; if it stays, look at the data set's files",
+    )
 
 
 def _messages(jsonl: Path, images: dict[str, Any]) -> dict[str, Messages]:

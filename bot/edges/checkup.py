@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bot.cache import Cache, location
 from bot.config import Config
 from bot.edges import environment, machine
 from bot.edges.device import device
@@ -31,13 +32,17 @@ class HubFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """One machine. `environments` maps a name to its size in bytes, None where it is not built."""
+    """One machine. `environments` maps a name to its size in bytes, None where it is not built.
+
+    `cache_bytes`: what the host's cache holds, which `cache prune` gives back.
+    """
 
     device: Literal["cpu", "cuda"]
     hardware: Hardware
     cpu_flags: frozenset[str]
     gpu: Gpu | None
     free_bytes: int
+    cache_bytes: int
     environments: Mapping[str, int | None]
     needed_bytes: Mapping[str, int]
     organization: str
@@ -57,6 +62,7 @@ def collect(config: Config) -> Facts:
         cpu_flags=machine.cpu_flags(),
         gpu=machine.gpu(),
         free_bytes=shutil.disk_usage(_existing(config.home)).free,
+        cache_bytes=sum(each.size_bytes for each in Cache(location(config.home)).entries()),
         environments={name: _size(name, config.home) for name in names},
         needed_bytes={name: environment.NEEDED_BYTES[name] for name in names},
         organization=config.organization,

@@ -13,6 +13,11 @@ requirement file leaves out by name and with a reason (`# left out: NAME: WHY`).
 another torch, which is how a CUDA build of several GB ends up on a machine without a GPU; that the right
 build came is checked all the same. Which registry serves it is pip's configuration, and no business of the
 files here.
+
+A runner's host keeps environments for its jobs (RELEASE_BOT_ENVIRONMENTS). A job runs third-party code, so
+what one job may write the next may not run: such an environment is used only where this user could not have
+altered it, being another user's and writable by nobody else; `runners/setup.sh` has it built by a user of its
+own, and systemd mounts it read-only. Otherwise the job builds its own, in its own home, and says so.
 """
 
 from __future__ import annotations
@@ -20,9 +25,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -81,8 +88,9 @@ def ensure(name: str, home: Path) -> Environment:
     """
     key = digest(name)
     folder = _folder(name, home, key)
-    if ready := _read(name, folder, key):
+    if ready := find(name, home):
         return ready
+    _tell_why_not_the_hosts(name, key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock"), name):
         if ready := _read(name, folder, key):  # the other process built it
@@ -95,13 +103,63 @@ def ensure(name: str, home: Path) -> Environment:
 
 
 def find(name: str, home: Path) -> Environment | None:
-    """The environment `name` below `home` when it is built already; never builds."""
+    """The environment `name` of this host, or below `home`, when it is built already; never builds."""
     key = digest(name)
-    return _read(name, _folder(name, home, key), key)
+    return of_host(name) or _read(name, _folder(name, home, key), key)
+
+
+def of_host(name: str) -> Environment | None:
+    """The environment that this host keeps for its jobs, if it is out of their reach."""
+    key = digest(name)
+    folder = _host_folder(name, key)
+    return _read(name, folder, key) if folder and is_out_of_reach(folder) else None
+
+
+def is_out_of_reach(folder: Path) -> bool:
+    """Whether this user could not have altered what lies there: another's, and writable by nobody else."""
+    if os.geteuid() == 0:
+        return False
+    return all(map(_is_anothers, (folder.parent, folder, folder / "bin", folder / "lib", folder / MARKER)))
+
+
+def prune(home: Path) -> list[str]:
+    """Remove the environments below `home` that no requirement file asks for any more; their names."""
+    wanted = {_folder(name, home, digest(name)).name for name in NEEDED_BYTES}
+    found = [each for each in (home / "envs").glob("*-*-*") if each.is_dir() and each.name not in wanted]
+    for each in found:
+        shutil.rmtree(each)
+    return sorted(each.name for each in found)
+
+
+def _is_anothers(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    plain = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
+    return plain and found.st_uid != os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _host_folder(name: str, key: str) -> Path | None:
+    root = os.environ.get("RELEASE_BOT_ENVIRONMENTS")
+    return Path(root).resolve() / _called(name, key) if root else None
+
+
+def _tell_why_not_the_hosts(name: str, key: str) -> None:
+    """A job that builds what its host should have says why: it takes minutes, every time."""
+    folder = _host_folder(name, key)
+    if folder is None:
+        return
+    why = "this user may write there" if folder.exists() else "it has none for these requirements"
+    log.warning(f"this host's {name} is not used: {why}; run runners/setup.sh on it again")
 
 
 def _folder(name: str, home: Path, key: str) -> Path:
-    return home.resolve() / "envs" / f"{name}-{key[:12]}"
+    return home.resolve() / "envs" / _called(name, key)
+
+
+def _called(name: str, key: str) -> str:
+    return f"{name}-{key[:12]}"
 
 
 def _requirements(name: str) -> Path:

@@ -148,6 +148,7 @@ def _submit(job: Job, flavor: str, until: str, overrides: dict[str, str]) -> Any
     if not token:
         raise UsageError("a job needs a token", fix="set HF_TOKEN or RELEASE_BOT_JOBS_TOKEN")
     log.hide(str(token))
+    hub.before_write()
     with translated(f"a job for release {release.key}"):
         return hub.api.run_job(
             image=os.environ.get("RELEASE_BOT_JOBS_IMAGE") or IMAGE,

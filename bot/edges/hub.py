@@ -32,6 +32,8 @@ from bot.errors import (
 from bot.models import FileDigest
 
 RepoType = Literal["model", "dataset"]
+# Weights in formats that nothing here reads: pickles, and other programs' own.
+_NEVER_READ = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"]
 
 
 def prepare_environment(home: Path) -> bool:
@@ -103,12 +105,22 @@ class Hub:
 
     Where `HF_OIDC_RESOURCE` is set, the token is the Trusted Publisher's, which the client fetches and renews
     itself; `HF_TOKEN` is then not looked at, so that a job never falls back to more rights than it was given.
+
+    `before_write` is called before everything that changes the Hub, and may raise: the kill switch.
     """
 
-    def __init__(self, *, embedded: bool, endpoint: str | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        embedded: bool,
+        endpoint: str | None = None,
+        token: str | None = None,
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
         import huggingface_hub
 
         self.embedded = embedded
+        self.before_write = before_write
         resource = "" if token else os.environ.get("HF_OIDC_RESOURCE", "")
         self.api = huggingface_hub.HfApi(
             endpoint=endpoint or os.environ.get("HF_ENDPOINT"),
@@ -178,33 +190,24 @@ class Hub:
         return True
 
     def download(self, repo_id: str, revision: str) -> Path:
-        """The repo's files in the per-host cache; what is there already is not fetched again."""
-        import huggingface_hub
+        """The repo's files in the Hub client's cache, verified; what is there already is not fetched again.
 
-        with translated(f"{repo_id}@{revision}"):
-            folder = huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                endpoint=self.endpoint,
-                token=self.api.token,
-                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5"],
-            )
-        return Path(folder)
+        Raises as `bot.edges.snapshot.bring`.
+        """
+        from bot import cache
+        from bot.edges import snapshot
+
+        return snapshot.bring(self, repo_id, revision, ignore=_NEVER_READ, shared=cache.shared()).folder
 
     def download_dataset(self, repo_id: str, revision: str, patterns: list[str]) -> Path:
-        """The files of a data set that match `patterns`, in the per-host cache."""
-        import huggingface_hub
+        """The files of a data set that match `patterns`, as `download`."""
+        from bot import cache
+        from bot.edges import snapshot
 
-        with translated(f"{repo_id}@{revision}"):
-            folder = huggingface_hub.snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                revision=revision,
-                endpoint=self.endpoint,
-                token=self.api.token,
-                allow_patterns=patterns,
-            )
-        return Path(folder)
+        shared = cache.shared()
+        return snapshot.bring(
+            self, repo_id, revision, repo_type="dataset", allow=patterns, shared=shared
+        ).folder
 
     def pull_requests(self, repo_id: str) -> Iterator[PullRequest]:
         """All pull requests of a repo, newest first."""
@@ -215,6 +218,7 @@ class Hub:
     # ── writing ────────────────────────────────────────────────────────────────────────────
 
     def create_private(self, repo_id: str) -> None:
+        self.before_write()
         with translated(repo_id):
             self.api.create_repo(repo_id, private=True, exist_ok=True)
 
@@ -243,6 +247,7 @@ class Hub:
         ]
         total = sum(each.upload_info.size for each in additions)
         done = 0
+        self.before_write()
         with translated(repo_id):
             for addition in additions:
                 self.api.preupload_lfs_files(
@@ -251,6 +256,7 @@ class Hub:
                 done += addition.upload_info.size
                 if progress:
                     progress(done, total)
+            self.before_write()  # the upload may have taken hours
             info = self.api.create_commit(
                 repo_id,
                 operations=[*additions, *(CommitOperationDelete(path_in_repo=p) for p in delete or [])],
@@ -263,11 +269,13 @@ class Hub:
         return str(info.oid), int(info.pr_num) if info.pr_num is not None else None
 
     def merge(self, repo_id: str, num: int, *, comment: str) -> None:
+        self.before_write()
         with translated(f"{repo_id} pull request {num}"):
             self.api.merge_pull_request(repo_id, num, comment=comment)
 
     def supersede(self, repo_id: str, pull: PullRequest, *, comment: str) -> None:
         """Take our pull request out of the way: renamed, so that its key finds it no more, and closed."""
+        self.before_write()
         with translated(f"{repo_id} pull request {pull.num}"):
             self.api.rename_discussion(repo_id, pull.num, new_title=f"Superseded: {pull.title}"[:200])
             if pull.status in ("open", "draft"):
@@ -278,6 +286,7 @@ class Hub:
         with translated(f"{repo_id} tag {tag}"):
             tags = {each.name: each.target_commit for each in self.api.list_repo_refs(repo_id).tags}
             if tag not in tags:
+                self.before_write()
                 self.api.create_tag(repo_id, tag=tag, revision=revision)
             elif tags[tag] != revision:
                 raise Refused(
@@ -288,11 +297,13 @@ class Hub:
         return tag not in tags
 
     def make_public(self, repo_id: str) -> None:
+        self.before_write()
         with translated(repo_id):
             self.api.update_repo_settings(repo_id, visibility="public")
 
     def collect(self, title: str, namespace: str, repo_id: str) -> str:
         """Add `repo_id` to the namespace's collection called `title`; returns the collection's slug."""
+        self.before_write()
         with translated(f"collection {title!r}"):
             collection = self.api.create_collection(title=title, namespace=namespace, exists_ok=True)
             self.api.add_collection_item(collection.slug, item_id=repo_id, item_type="model", exists_ok=True)

@@ -27,7 +27,7 @@ from typing import Final
 
 from bot.edges.github import GitHub
 from bot.errors import InfrastructureError, InputError, Refused
-from bot.state import Document, State, check_path, lost_race
+from bot.state import PAUSED, Document, State, check_path, lost_race
 
 BRANCH: Final = "release-bot-state"
 ATTEMPTS = 10
@@ -119,12 +119,17 @@ class BranchState:
 
 
 class Snapshot:
-    """A state read once as a whole; what is written goes to the branch at once, and is seen here too."""
+    """A state read once as a whole; what is written goes to the branch at once, and is seen here too.
+
+    The kill switch is asked for anew each time: it may have been set since.
+    """
 
     def __init__(self, state: State, documents: dict[str, str]) -> None:
         self._state, self._documents = state, documents
 
     def read(self, path: str) -> Document | None:
+        if path == PAUSED:
+            return self._state.read(path)
         text = self._documents.get(check_path(path))
         return None if text is None else Document(text=text, version=blob_id(text.encode()))
 

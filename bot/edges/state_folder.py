@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bot.errors import InputError
 from bot.models import write_atomically
 from bot.state import Document, check_path, lost_race
 
@@ -24,6 +25,8 @@ class FolderState:
             text = file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as e:
+            raise InputError(f"{path} is not text", where=str(file), fix="mend it") from e
         return Document(text=text, version=_version(text))
 
     def write(self, path: str, text: str, *, version: str | None) -> None:

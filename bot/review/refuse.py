@@ -87,6 +87,7 @@ def _close(hub: Hub, repo_id: str, staged: PullRequest | None, why: str) -> str:
         return "there is none"
     if staged.status not in ("open", "draft"):
         return f"it is {staged.status} already"
+    hub.before_write()
     with translated(f"{repo_id} pull request {staged.num}"):
         hub.api.change_discussion_status(repo_id, staged.num, "closed", comment=f"Refused: {why}.")
     return "closed"

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from bot import commands_watching, fleet, localhub, survey
+from bot import cli, commands_watching, fleet, localhub, survey
 from bot import lease as leases
 from bot import recipe as recipes
 from bot.commands_watching import add_parsers, card_pulls
 from bot.edges.github import Pull
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
+from bot.errors import Stopped
 from bot.state import (
     PAUSED,
     Attempts,
@@ -185,7 +186,25 @@ def test_the_kill_switch_starts_and_writes_nothing(hub, state, capsys):
     save(state, PAUSED, Paused(who="ada", why="moving house", at=datetime.now(UTC)), version=None)
     found = plan(capsys, "plan", "--json")
     assert (found["entries"], found["paused"]) == ([], "by ada: moving house")
-    assert state.list("") == [PAUSED]
+    assert state.list("") == []
+
+
+def test_the_kill_switch_set_while_it_plans_queues_nothing(hub, state, capsys, monkeypatch, tmp_path):
+    make(hub)
+    real = commands_watching.tick
+
+    def tick(*arguments, **named):
+        found = real(*arguments, **named)
+        state.write(PAUSED, "wait", version=None)
+        return found
+
+    monkeypatch.setattr(commands_watching, "tick", tick)
+    monkeypatch.setenv("GITHUB_RUN_ID", "7")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    assert cli.main(["plan", "--matrix"]) == Stopped.exit_code
+    assert state.list("queued/") == []
+    assert not (tmp_path / "output").exists()
+    assert "paused by somebody: wait" in capsys.readouterr().err
 
 
 def test_a_queue_whose_time_is_up_is_forgotten(hub, state, capsys):

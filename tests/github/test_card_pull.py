@@ -196,7 +196,7 @@ def test_a_merged_one_is_left_alone_and_shows_in_the_next(
 def test_nothing_is_written_while_it_is_paused(
     emulated: Emulated, github: GitHub, state: BranchState, one: Carded
 ):
-    state.write("paused.json", '{"who": "ann", "why": "wait", "at": "2026-11-21T12:00:00Z"}', version=None)
+    state.write("PAUSED", '{"who": "ann", "why": "wait", "at": "2026-11-21T12:00:00Z"}', version=None)
     emulated.proxy.asked.clear()
     with pytest.raises(Refused, match="paused by ann: wait"):
         offer(github, state, one.card, hub_url=HUB)

@@ -174,7 +174,7 @@ def test_a_retry_of_what_failed_to_publish_publishes(
 def test_paused_stops_both(github: GitHub, state: BranchState, tmp_path: Path):
     show(github, state, seen())
     asked = edit(github)
-    state.write("paused.json", "stop", version=None)
+    state.write("PAUSED", "stop", version=None)
     with pytest.raises(Refused, match="paused"):
         dashboard.obey(github, state, asked)
     with pytest.raises(Refused, match="paused"):

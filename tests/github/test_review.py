@@ -270,7 +270,7 @@ def test_a_command_elsewhere_is_told_to_its_author(github: GitHub, state: Branch
 def test_nothing_is_obeyed_while_it_is_paused(github: GitHub, state: BranchState, hub: Hub, tmp_path: Path):
     one = staged(tmp_path, hub)
     pull = opened(github, state, one, hub)
-    state.write("paused.json", "stop", version=None)
+    state.write("PAUSED", "stop", version=None)
     with pytest.raises(Refused, match="paused"):
         commanding.obey(github, state, said(pull, "/retry"), hub_url=hub.endpoint)
     assert comments(github, pull) == []

@@ -12,7 +12,7 @@ from emulated import Emulated
 from bot import attempts
 from bot.edges.state_branch import BranchState, blob_id
 from bot.errors import InfrastructureError, InputError, Refused, ReleaseBotError, UsageError
-from bot.state import Attempt, Attempts, attempts_path, load, refuse_paused
+from bot.state import PAUSED, Attempt, Attempts, attempts_path, load, refuse_paused, resume
 
 KEY = "0123456789abcdef"
 
@@ -176,11 +176,21 @@ def attempt(run_id: str) -> Attempt:
 
 def test_the_kill_switch_is_a_file_on_the_branch(emulated: Emulated, state: BranchState):
     emulated.client().commit(
-        state.branch, {"paused.json": b"please stop\n"}, message="By hand", parent=None, on=None
+        state.branch, {"PAUSED": b"please stop\n"}, message="By hand", parent=None, on=None
     )
     for each in (state, state.snapshot()):
-        with pytest.raises(Refused, match="paused"):
+        with pytest.raises(Refused, match="paused by somebody: please stop"):
             refuse_paused(each)
+
+
+def test_a_state_read_as_a_whole_sees_a_switch_that_was_set_since(state: BranchState):
+    before = state.snapshot()
+    refuse_paused(before)
+    state.write(PAUSED, "", version=None)
+    with pytest.raises(Refused, match="paused"):
+        refuse_paused(before)
+    assert resume(state)
+    refuse_paused(before)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,34 @@ def test_a_file_that_changed_is_dropped_and_not_given(tmp_path: Path, own: Cache
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+def test_what_another_user_could_still_write_is_copied(tmp_path: Path, own: Cache):
+    """Hashed through a link, it could be altered afterwards through the cache's name."""
+    digest = written(tmp_path / "model.safetensors", b"weights")
+    (tmp_path / "model.safetensors").chmod(0o664)
+    own.put(tmp_path / "model.safetensors", digest)
+    assert own.path(digest).stat().st_mode & 0o777 == cache.SEALED, "nobody else may write what lies there"
+    own.path(digest).chmod(0o664)
+    assert own.take(digest, tmp_path / "out")
+    assert not (tmp_path / "out").samefile(own.path(digest))
+    own.path(digest).write_bytes(b"altered")
+    assert (tmp_path / "out").read_bytes() == b"weights"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file: not tried here")
+def test_another_user_s_file_is_copied(tmp_path: Path, own: Cache):
+    digest = written(tmp_path / "model.safetensors", b"weights")
+    own.put(tmp_path / "model.safetensors", digest)
+    os.chown(own.path(digest), 12345, 12345)
+    assert own.take(digest, tmp_path / "out")
+    assert not (tmp_path / "out").samefile(own.path(digest))
+    assert (tmp_path / "out").stat().st_uid == os.geteuid()
+
+
+def test_git_s_id_is_that_of_git(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"what is up, doc?")
+    assert cache.git_sha1_of(tmp_path / "file") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"  # Pro Git, 10.2
+
+
 def test_a_wrong_entry_replaces_nothing(tmp_path: Path, own: Cache):
     digest = written(tmp_path / "good", b"good")
     own.path(digest).parent.mkdir(parents=True)
@@ -66,6 +94,21 @@ def test_a_link_in_the_cache_leads_nowhere(tmp_path: Path, own: Cache):
     own.path(digest).parent.mkdir(parents=True)
     own.path(digest).symlink_to(tmp_path / "secret")
     assert not own.take(digest, tmp_path / "out")
+
+
+@pytest.mark.parametrize("level", ["sha256", "sha256/xx"])
+def test_a_folder_of_the_cache_that_is_a_link_is_not_followed(tmp_path: Path, own: Cache, level: str):
+    digest = written(tmp_path / "model", b"weights")
+    theirs = tmp_path / "theirs"
+    (theirs / digest[:2]).mkdir(parents=True)
+    (theirs / digest[:2] / "precious").write_bytes(b"x")
+    at = own.root / level.replace("xx", digest[:2])
+    at.parent.mkdir(parents=True)
+    at.symlink_to(theirs if level == "sha256" else theirs / digest[:2])
+    assert list(own.entries()) == []
+    own.put(tmp_path / "model", digest)
+    assert own.take(digest, tmp_path / "out")
+    assert [path.name for path in (theirs / digest[:2]).iterdir()] == ["precious"]
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "a" * 63, "a" * 64 + "\n", "/" * 64])
@@ -119,9 +162,7 @@ def test_a_prune_fits_the_cap_or_only_keeps_what_is_in_use(drawn: list[tuple[int
     gone = removals(found, most_bytes=most, now=NOW)
     left = [each for each in found if each not in gone]
     assert all(each.used_at <= NOW - KEEP_S for each in gone)
-    assert sum(each.size_bytes for each in left) <= most or all(
-        each.used_at > NOW - KEEP_S for each in left
-    )
+    assert sum(each.size_bytes for each in left) <= most or all(each.used_at > NOW - KEEP_S for each in left)
     assert all(g.used_at <= kept.used_at for g in gone for kept in left)
 
 

@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from bot.backends import rows
 from bot.backends.lengths import cut, spread_lengths, subset_targets
+from bot.cache import git_sha1_of
 from bot.errors import InfrastructureError, InputError
 from bot.recipe import CalibrationSet, Lengths
 
@@ -82,6 +84,7 @@ def spec(dataset: str, kind: str, columns: list[str], **more: Any) -> Calibratio
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`datasets` reads a folder that is called like the set: no Hub is needed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi.get_paths_info", lambda *_, **__: [])
     (tmp_path / "org" / "set").mkdir(parents=True)
     return tmp_path / "org" / "set"
 
@@ -165,6 +168,11 @@ def vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSet:
     files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_, **__: files)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, path, **__: str(tmp_path / path))
+
+    def told(_: object, dataset: str, path: str, **__: object) -> list[object]:
+        return [SimpleNamespace(path=path, lfs=None, blob_id=git_sha1_of(tmp_path / path))]
+
+    monkeypatch.setattr("huggingface_hub.HfApi.get_paths_info", told)
     return spec("org/vlm", "image_text", ["messages"], subsets=["plots"])
 
 

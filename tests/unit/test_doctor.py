@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot import doctor, recipe
+from bot import doctor, fitness, fleet, recipe
 from bot.edges.checkup import Facts, HubFacts
 from bot.edges.machine import Gpu
-from bot.errors import UsageError
+from bot.errors import InfrastructureError, UsageError
 from bot.localhub import process
 from bot.models import Hardware
 
@@ -54,6 +55,7 @@ def machine(gpu: Gpu | None = None, **changes: Any) -> Facts:
         "cpu_flags": AVX512,
         "gpu": gpu,
         "free_bytes": 1000 * GIB,
+        "cache_bytes": 0,
         "environments": {f"quantize-{device}": 2 * GIB, f"vllm-{device}": 4 * GIB},
         "needed_bytes": {f"quantize-{device}": 3 * GIB, f"vllm-{device}": 6 * GIB},
         "organization": "release-bot",
@@ -227,6 +229,75 @@ def test_rows_say_the_same():
     assert [row[:4] for row in doctor.recipe_rows(report)][-1] == ("nvfp4", "yes", "emulated", "not measured")
 
 
+# ── held to a class of the fleet ───────────────────────────────────────────────────────────
+
+BUILT = {"quantize-cuda": 8 * GIB, "vllm-cuda": 12 * GIB}
+CLASS = fleet.RunnerClass(
+    name="h200",
+    labels=("gpu-h200",),
+    gpu="NVIDIA H200",
+    gpu_memory_gib=139,
+    compute_capability="9.0",
+    memory_gib=240,
+    disk_gib=1500,
+    count=1,
+    cost_per_hour_usd=4,
+    max_hours=20,
+)
+
+
+def lacks(facts: Facts, runner: fleet.RunnerClass = CLASS) -> set[str]:
+    held = fitness.hold(doctor.examine(facts, RECIPES), facts, runner)
+    found = {each.id for each in held if each.status == "missing"}
+    if not found:
+        fitness.require(held, runner)
+        return found
+    with pytest.raises(InfrastructureError) as raised:
+        fitness.require(held, runner)
+    assert all(f"- {each}: " in raised.value.what for each in found), "every point is named"
+    assert raised.value.fix
+    return found
+
+
+def of_class(gpu: Gpu | None = H200, **changes: Any) -> Facts:
+    return machine(gpu, **{"free_bytes": 1600 * GIB, "environments": BUILT, **changes})
+
+
+def test_a_machine_that_is_as_its_class_promises_passes():
+    assert lacks(of_class()) == set()
+    assert lacks(of_class(B200)) == set(), "more than promised will do"
+    assert lacks(of_class(free_bytes=1200 * GIB, cache_bytes=400 * GIB)) == set(), "the cache gives it back"
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"gpu": None}, {"class.gpu", *(f"class.environment.{name}" for name in BUILT)}),
+        ({"gpu": L40S}, {"class.gpu_memory", "class.compute_capability"}),
+        ({"gpu": replace(H200, driver="570.1")}, {"class.driver"}),
+        ({"gpu": replace(H200, driver="")}, {"class.driver"}),
+        ({"gpu": replace(H200, compute_capability=None)}, {"class.compute_capability"}),
+        ({"gpu": replace(H200, memory_bytes=138 * GIB)}, {"class.gpu_memory"}),
+        ({"free_bytes": 1000 * GIB}, {"class.disk"}),
+        ({"free_bytes": 700 * GIB, "cache_bytes": 900 * GIB}, {"class.disk"}),
+        ({"hardware": hardware(memory_bytes=128 * GIB)}, {"class.memory"}),
+        ({"hardware": hardware(python="3.10.12")}, {"python"}),
+        ({"environments": {**BUILT, "vllm-cuda": None}}, {"class.environment.vllm-cuda"}),
+    ],
+    ids=str,
+)
+def test_each_promise_that_is_not_kept_is_named(changes: dict[str, Any], missing: set[str]):
+    facts = of_class(**changes) if "gpu" not in changes or changes["gpu"] else machine(free_bytes=1600 * GIB)
+    assert lacks(facts) == missing
+
+
+def test_a_class_without_a_gpu_promises_memory_and_disk():
+    hosted = fleet.named("hosted")
+    facts = machine(hardware=hardware(memory_bytes=16 * GIB), free_bytes=20 * GIB)
+    assert lacks(facts, hosted) == set()
+    assert lacks(replace(facts, free_bytes=2 * GIB), hosted) == {"class.disk"}
+
+
 # ── on this machine ────────────────────────────────────────────────────────────────────────
 
 
@@ -261,6 +332,33 @@ def test_a_hub_that_is_not_there_is_a_finding(tmp_path: Path):
     findings = {each["id"]: each for each in json.loads(done.stdout)["findings"]}
     assert findings["hub"]["status"] == "limited"
     assert findings["system"]["what"]
+
+
+def test_this_machine_is_held_to_a_class(tmp_path: Path):
+    """It is no B200 here, and meets a class that asks for what it has; the summary shows the table."""
+    away = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "RELEASE_BOT_HOME": str(tmp_path),
+        "RELEASE_BOT_DEVICE": "cpu",
+    }
+    done = run("--for", "b200", "--json", GITHUB_STEP_SUMMARY=str(tmp_path / "s"), **away)
+    assert done.returncode == InfrastructureError.exit_code
+    error = json.loads(done.stdout)["error"]["what"]
+    assert "class.gpu" in error
+    assert "class.environment.vllm-cuda: vllm-cuda is not built" in error
+    shown = run("--for", "b200", GITHUB_STEP_SUMMARY=str(tmp_path / "summary"), **away)
+    assert shown.returncode == InfrastructureError.exit_code
+    summary = (tmp_path / "summary").read_text()
+    assert "### b200: what this machine is" in summary
+    assert "| missing |" in summary
+    code = "import sys; from bot import cli, fleet; small = fleet.named('hosted').model_copy("
+    code += "update={'memory_gib': 0.1, 'disk_gib': 0.1}); fleet.named = lambda name: small; "
+    code += "sys.exit(cli.main(['doctor', '--for', 'hosted']))"
+    met = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **away}, capture_output=True, check=False
+    )
+    assert met.returncode == 0, met.stderr
+    assert run("--for", "absent").returncode == UsageError.exit_code
 
 
 def test_a_wrong_setting_is_a_usage_error():

@@ -6,6 +6,7 @@ The real build, with the real pins, is the first thing that the end-to-end tests
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -117,6 +118,73 @@ def test_a_marker_that_does_not_hold_is_no_marker(
     (first.python.parents[1] / environment.MARKER).write_text(text)
     assert environment.ensure("quantize-cpu", tmp_path / "home") == first
     assert json.loads((first.python.parents[1] / environment.MARKER).read_text())["digest"] == first.digest
+
+
+@pytest.fixture
+def of_host(
+    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> environment.Environment:
+    """An environment that a host built, seen by the user of a job."""
+    found = environment.ensure("quantize-cpu", tmp_path / "host")
+    (found.python.parents[1] / "lib").mkdir()
+    calls.clear()
+    monkeypatch.setenv("RELEASE_BOT_ENVIRONMENTS", str(tmp_path / "host" / "envs"))
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    return found
+
+
+def test_a_job_uses_its_host_s_environment_and_builds_none(
+    of_host: environment.Environment, calls: list[str], tmp_path: Path
+):
+    assert environment.ensure("quantize-cpu", tmp_path / "job") == of_host
+    assert environment.find("quantize-cpu", tmp_path / "job") == of_host
+    assert calls == []
+
+
+@pytest.mark.parametrize("what", [".", "bin", "lib", environment.MARKER, ".."])
+def test_a_job_does_not_run_what_another_job_could_have_altered(
+    of_host: environment.Environment,
+    calls: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+):
+    place = of_host.python.parents[1] / what
+    place.chmod(place.stat().st_mode | 0o020)
+    own = environment.ensure("quantize-cpu", tmp_path / "job")
+    assert own.python.is_relative_to(tmp_path / "job")
+    assert calls
+    assert "this user may write there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("user", [os.getuid(), 0])
+def test_neither_its_owner_nor_root_takes_it_for_protected(
+    of_host: environment.Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, user: int
+):
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert environment.ensure("quantize-cpu", tmp_path / "job") != of_host
+
+
+def test_a_host_s_environment_of_older_pins_is_said_and_not_used(
+    of_host: environment.Environment,
+    requirements: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    requirements.write_text("torch==2.13.0\nidna==3.21\n")
+    assert environment.ensure("quantize-cpu", tmp_path / "job").digest != of_host.digest
+    assert "run runners/setup.sh on it again" in capsys.readouterr().err
+
+
+def test_environments_that_nothing_asks_for_go(
+    requirements: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(environment, "NEEDED_BYTES", {"quantize-cpu": 0})
+    old = environment.ensure("quantize-cpu", tmp_path / "home").python.parents[1]
+    requirements.write_text("torch==2.13.0\nidna==3.21\n")
+    new = environment.ensure("quantize-cpu", tmp_path / "home").python.parents[1]
+    assert environment.prune(tmp_path / "home") == [old.name]
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_two_at_once_build_once(requirements: Path, calls: list[str], tmp_path: Path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,37 @@ def test_the_files_that_hosts_are_set_up_from_are_current():
     assert {path.name for path in folder.iterdir()} == wanted.keys()
     for name, each in wanted.items():
         assert (folder / name).read_text() == fleet.host_settings(each), "run `make generated`"
+
+
+def test_what_a_changed_fleet_generates(tmp_path: Path):
+    """A class that was renamed leaves no file behind that a host could still be set up from."""
+    file, folder = tmp_path / "fleet.yaml", tmp_path / "classes"
+    shutil.copytree(fleet.FLEET_FILE.parent / "classes", folder)
+    file.write_text(fleet.FLEET_FILE.read_text().replace("name: l40s", "name: l40s-new"))
+    (folder / "h200.env").write_text("MIN_DISK_GIB=1\n")
+    fleet.write_classes(file)
+    assert {path.stem for path in folder.iterdir()} == {"l40s-new", "rtx-pro-6000", "h200", "b200"}
+    assert "RUNNER_CLASS=l40s-new\n" in (folder / "l40s-new.env").read_text()
+    assert (folder / "h200.env").read_text() == (fleet.FLEET_FILE.parent / "classes/h200.env").read_text()
+
+
+def test_make_generated_writes_everything_that_a_test_holds_to_be_current():
+    """Each program that says of itself that `make generated` runs it, is run by it."""
+    root = fleet.FLEET_FILE.parents[1]
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "generated"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    programs = [path for path in (root / "bot").rglob("*.py") if "__main__" in path.read_text()]
+    saying = {path for path in programs if "make generated" in path.read_text()}
+    saying |= {path.with_name("__main__.py") for path in saying if path.name == "__init__.py"}
+    names = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__main__") for path in saying
+    } | {"bot.schemas"}
+    assert names == {"bot.readme", "bot.schemas", "bot.fleet"}
+    for name in names:
+        assert f"-m {name}\n" in done.stdout, name
+    assert "tests/fixtures/cards/update.py\n" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,24 @@ def test_image_and_host_have_the_same_runner():
         assert image.partition("@")[0].endswith(f":{version()}")
     for path in ("clean.sh", "job-started.sh", "job-completed.sh"):
         assert f"runners/hooks/{path} " in dockerfile
+
+
+def test_jobs_share_hashed_files_and_the_image_s_environments_and_nothing_else():
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    for path in FILES:
+        spec = values(path)["template"]["spec"]
+        (container,) = spec["containers"]
+        environment = {each["name"]: each["value"] for each in container["env"]}
+        mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+        assert environment["RELEASE_BOT_CACHE"].startswith(f"{mounts['cache']}/")
+        for name in ("RELEASE_BOT_HOME", "HF_HOME"):
+            assert environment[name].startswith(f"{mounts['work']}/"), "gone with the pod"
+        assert not {"HF_HUB_CACHE", "PIP_CACHE_DIR"} & environment.keys()
+        assert f"STATE_DIRECTORY={Path(environment['RELEASE_BOT_ENVIRONMENTS']).parent} " in dockerfile
+    assert re.search(
+        r"USER release-bot-environments\nRUN STATE_DIRECTORY=.*\n.*build-environments.sh\nUSER 1001",
+        dockerfile,
+    )
 
 
 def _pod(change: Callable[[Values], object]) -> Callable[[Values], object]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bot.edges import hf_jobs
 
 RUNNERS = Path(__file__).resolve().parents[2] / "runners"
 SCRIPTS = sorted(RUNNERS.rglob("*.sh"))
+SHEBANGS = (b"#!/usr/bin/env bash", b"#!/bin/bash", b"#!/bin/sh", b"#!/usr/bin/env sh")
 JIT = base64.b64encode(b"a just-in-time configuration").decode()
 
 
@@ -44,9 +46,29 @@ def shellcheck(*arguments: str, text: str | None = None) -> str:
     return done.stdout + done.stderr
 
 
+def starts_a_shell(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).startswith(SHEBANGS)
+
+
+def test_no_shell_script_of_the_repository_is_left_out():
+    """`SCRIPTS` is what shellcheck reads below: one elsewhere, or without the ending, would be missed."""
+    roots = [each for each in RUNNERS.parent.iterdir() if not each.name.startswith(".")]
+    files = [path for each in roots for path in ([each] if each.is_file() else each.rglob("*"))]
+    assert sorted(path for path in files if path.is_file() and starts_a_shell(path)) == SCRIPTS
+    assert len(SCRIPTS) == 7
+
+
+def test_a_skipped_check_says_why():
+    """In every run's output: `-rs` is on, and no check of a script or unit is skipped without a reason."""
+    options = tomllib.loads((RUNNERS.parent / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "-rs" in options["addopts"].split()
+    assert analyze.kwargs["reason"]
+
+
 def test_shellcheck_finds_nothing():
-    assert len(SCRIPTS) == 6
     assert shellcheck("-x", "-P", ".", *map(str, SCRIPTS)) == ""
+    assert shellcheck(str(RUNNERS.parent / ".ci" / "run")) == ""
     assert shellcheck("-s", "bash", "-", text=hf_jobs.BOOTSTRAP) == ""
     assert "SC2086" in shellcheck("-s", "bash", "-", text="x=$1; rm $x"), "it does look"
 
@@ -78,6 +100,10 @@ class Host:
         self.runners = root / "runners"
         self.destdir = root / "host"
         shutil.copytree(RUNNERS, self.runners)
+        for name in ("bot", "recipes"):
+            (root / name / "__pycache__").mkdir(parents=True)
+            (root / name / "file.py").write_text("x = 1\n")
+        shutil.copy(RUNNERS.parent / "pyproject.toml", root)
         self.write_class()
         self.gpus("0, 46068, 580.95.05, 8.9", "1, 46068, 580.95.05, 8.9")
         self.digest = self.archive()
@@ -136,16 +162,25 @@ def test_a_machine_is_set_up_and_again_without_change(host: Host):
     assert (opt / "current").readlink() == Path("9.9.9")
     assert os.access(opt / "current" / "run.sh", os.X_OK)
     libexec = {path.name for path in (opt / "libexec").iterdir()}
-    assert libexec == {"request-config.sh", "start.sh", "job-started.sh", "job-completed.sh", "clean.sh"}
+    assert libexec == {path.name for path in SCRIPTS} - {"setup.sh"}
+    sources = opt / "sources"
+    assert (sources / "bot" / "file.py").is_file()
+    assert (sources / "runners/environments/bot.txt").is_file()
+    assert not list(sources.rglob("__pycache__"))
+    assert not [path for path in sources.rglob("*") if path.stat().st_mode & 0o022], "root's alone to write"
     config = (etc / "config.env").read_text()
     assert "RUNNER_REPOSITORY=acme/bot\n" in config
     assert "RUNNER_LABELS=self-hosted,gpu-small\n" in config
     assert (etc / "credential").stat().st_mode & 0o777 == 0o700
-    assert (host.destdir / "etc/systemd/system/release-bot-runner@.service").is_file()
+    python = re.search(r"^PYTHON=(/.+)$", config, re.MULTILINE)
+    assert python
+    assert os.access(python[1], os.X_OK)
+    units = {path.name for path in (host.destdir / "etc/systemd/system").iterdir()}
+    assert units == {"release-bot-runner@.service", "release-bot-environments.service"}
     shutil.rmtree(host.root / "v9.9.9")
     assert host.setup().returncode == 0, "what is installed is not fetched again"
     assert (etc / "config.env").read_text() == config
-    assert sorted(path.name for path in opt.iterdir()) == ["9.9.9", "current", "libexec"]
+    assert sorted(path.name for path in opt.iterdir()) == ["9.9.9", "current", "libexec", "sources"]
 
 
 def test_an_archive_that_is_not_the_pinned_one_is_not_installed(host: Host):
@@ -186,6 +221,17 @@ def test_a_machine_below_its_class_is_refused(
     assert done.returncode == 1
     assert complaint in done.stderr
     assert not (host.destdir / "opt").exists()
+
+
+def test_a_python_too_old_is_passed_over_and_then_refused(host: Host):
+    program(host.root / "bin", "python3", "exit 1")
+    program(host.root / "bin", "python3.11", f'exec {sys.executable} "$@"')
+    assert host.setup().returncode == 0
+    config = (host.destdir / "etc/release-bot-runner/config.env").read_text()
+    assert f"PYTHON={host.root / 'bin/python3.11'}\n" in config
+    done = host.setup("--class", "small", "--repo", "acme/bot", "--python", str(host.root / "bin/python3"))
+    assert done.returncode == 1
+    assert "no Python 3.11 or newer" in done.stderr
 
 
 @pytest.mark.parametrize("capability", ["8.9", "9.0", "10.0", "12.0"])
@@ -342,6 +388,14 @@ def test_a_runner_starts_in_a_fresh_copy(tmp_path: Path, host: Host):
     left.mkdir(parents=True)
     (left / "left-by-the-job-before").write_text("x")
     left.chmod(0o500)
+    outside, job_cache = tmp_path / "outside", tmp_path / "jobs" / "0"
+    for path in ("home/.config/pip/pip.conf", "home/.bashrc", "release-bot/work/0123456789abcdef/job.json"):
+        (state / path).parent.mkdir(parents=True, exist_ok=True)
+        (state / path).write_text("of the job before")
+    for path in (outside / "kept", job_cache / "hub/models--a--b/blobs/x"):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    (state / "home" / "link").symlink_to(outside)
     runtime.mkdir()
     (runtime / "jitconfig").write_text(JIT)
     environment = {
@@ -349,6 +403,7 @@ def test_a_runner_starts_in_a_fresh_copy(tmp_path: Path, host: Host):
         "STATE_DIRECTORY": str(state),
         "RUNTIME_DIRECTORY": str(runtime),
         "RUNNER_PRISTINE": str(host.root / "content"),
+        "JOB_CACHE": str(job_cache),
     }
     done = subprocess.run(
         [str(RUNNERS / "start.sh")], env=environment, capture_output=True, text=True, check=False
@@ -356,6 +411,47 @@ def test_a_runner_starts_in_a_fresh_copy(tmp_path: Path, host: Host):
     assert done.stdout == f"runs in {state / 'runner'} with {JIT}\n", done.stderr
     assert not (runtime / "jitconfig").exists()
     assert not left.exists()
+    assert sorted(path.name for path in state.iterdir()) == ["home", "release-bot", "runner"]
+    assert [*(state / "home").iterdir(), *(state / "release-bot").iterdir(), *job_cache.iterdir()] == []
+    assert (outside / "kept").exists()
+
+
+# ── build-environments.sh ──────────────────────────────────────────────────────────────────
+
+PYTHON = """if [[ $1 == --version ]]; then echo "Python 3.11.7"; exit; fi
+printf '%s %s\\n' "${RELEASE_BOT_HOME:-}" "$*" >>LOG
+[[ "$1 $2" != "-m venv" ]] || { mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; umask >>LOG; }
+[[ "$*" != *FAILS* ]] || exit 1"""
+
+
+def test_environments_are_built_once_by_their_own_user(tmp_path: Path):
+    """The interpreter is a stand-in that notes what it is asked; test_environment.py has the rest."""
+    sources, state, noted = tmp_path / "sources", tmp_path / "state", tmp_path / "noted"
+    (sources / "runners").mkdir(parents=True)
+    shutil.copytree(RUNNERS / "environments", sources / "runners" / "environments")
+    shutil.copy(RUNNERS.parent / "pyproject.toml", sources)
+    (state / "bot-of-older-pins").mkdir(parents=True)
+    program(tmp_path, "python", PYTHON.replace("LOG", str(noted)))
+    environment = {
+        **os.environ,
+        "STATE_DIRECTORY": str(state),
+        "RELEASE_BOT_SOURCES": str(sources),
+        "PYTHON": str(tmp_path / "python"),
+    }
+
+    def build() -> list[str]:
+        noted.write_text("")
+        command = [str(RUNNERS / "build-environments.sh")]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        return noted.read_text().splitlines()
+
+    first = build()
+    assert " -m venv " in first[0]
+    assert first[1] == "0022", "nobody else may write it"
+    assert any(f"--constraint {sources}/runners/environments/bot.txt" in line for line in first)
+    assert first[-1] == f"{state} -m bot environments build --prune"
+    assert build() == first[-1:], "the bot's own packages are there"
+    assert len(list(state.glob("bot-*"))) == 1
 
 
 # ── hooks ──────────────────────────────────────────────────────────────────────────────────
@@ -366,7 +462,8 @@ def hook(tmp_path: Path):  # type: ignore[no-untyped-def]
     """Runs a hook as the runner does, in a workspace with something in it."""
     state = tmp_path / "state"
     workspace, temporary = state / "runner/_work/bot/bot", state / "runner/_work/_temp"
-    for folder in (workspace / "deep", temporary / "release-bot"):
+    home = state / "release-bot"
+    for folder in (workspace / "deep", temporary / "release-bot", home / "work" / "0123456789abcdef"):
         folder.mkdir(parents=True)
         (folder / "file").write_text("x")
     (temporary / "of-the-runner").write_text("x")
@@ -377,6 +474,7 @@ def hook(tmp_path: Path):  # type: ignore[no-untyped-def]
         "STATE_DIRECTORY": str(state),
         "GITHUB_WORKSPACE": str(workspace),
         "RUNNER_TEMP": str(temporary),
+        "RELEASE_BOT_HOME": str(home),
         "RUNNER_REPOSITORY": "acme/bot",
         "GITHUB_REPOSITORY": "acme/bot",
         "GITHUB_EVENT_NAME": "workflow_dispatch",
@@ -406,6 +504,7 @@ def test_hooks_empty_the_workspace_and_follow_no_link(tmp_path: Path, hook: Any,
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(workspace.iterdir()) == []
     assert (outside / "kept").exists()
+    assert list((tmp_path / "state/release-bot").iterdir()) == [], "no work folder passes to the next job"
     temporary = tmp_path / "state/runner/_work/_temp"
     assert sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*")) == [
         "of-the-runner",
@@ -461,21 +560,21 @@ analyze = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """GPU 0's instance, with the scripts where this machine has them."""
+@pytest.fixture(params=["release-bot-runner@.service", "release-bot-environments.service"])
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A unit (of the template: GPU 0's instance), with the scripts where this machine has them."""
     libexec = tmp_path / "libexec"
     libexec.mkdir()
     for script in SCRIPTS:
         shutil.copy(script, libexec)
-    text = (RUNNERS / "systemd/release-bot-runner@.service").read_text()
-    path = tmp_path / "release-bot-runner@0.service"
+    text = (RUNNERS / "systemd" / request.param).read_text()
+    path = tmp_path / request.param.replace("@.", "@0.")
     path.write_text(text.replace("/opt/release-bot-runner/libexec", str(libexec)))
     return path
 
 
 @analyze
-def test_systemd_understands_the_unit(unit: Path):
+def test_systemd_understands_the_units(unit: Path):
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
     )
@@ -485,7 +584,7 @@ def test_systemd_understands_the_unit(unit: Path):
 
 
 @analyze
-def test_the_unit_is_hardened(unit: Path):
+def test_the_units_are_hardened(unit: Path):
     """systemd's own measure, 0 to 100: a unit without any of it is at 96."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=35", "--no-pager", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -500,6 +599,36 @@ def test_every_start_registers_anew_for_one_gpu_and_jobs_see_no_credential():
     assert "ExecStartPre=+/opt/release-bot-runner/libexec/request-config.sh %i" in lines
     assert "Restart=always" in lines
     assert "InaccessiblePaths=/etc/release-bot-runner/credential" in lines
-    cache = re.findall(r"(?:HF_HOME|RELEASE_BOT_CACHE|PIP_CACHE_DIR)=(\S+)", text)
-    assert len(cache) == 3
-    assert all(each.startswith("/var/cache/release-bot/") for each in cache), "outside of what hooks empty"
+
+
+def settings(name: str) -> dict[str, str]:
+    """Every variable that a unit sets, and its directives that are named once."""
+    found: dict[str, str] = {}
+    for line in (RUNNERS / "systemd" / name).read_text().splitlines():
+        key, _, value = line.partition("=")
+        found |= dict(each.split("=", 1) for each in value.split()) if key == "Environment" else {key: value}
+    return found
+
+
+def test_jobs_share_hashed_files_and_read_only_environments_and_nothing_else():
+    """Every place that a job may write is its own and emptied, but the cache, which is hashed when read."""
+    unit = settings("release-bot-runner@.service")
+    own = "/var/lib/release-bot-runner/%i/"
+    for name in ("HOME", "RELEASE_BOT_HOME", "HF_HOME"):
+        assert unit[name].startswith(own), name
+    assert unit["HF_HUB_CACHE"].startswith(unit["JOB_CACHE"] + "/"), "start.sh empties it"
+    assert unit["JOB_CACHE"].endswith("/%i")
+    assert "PIP_CACHE_DIR" not in unit, "pip runs what lies in its cache without looking"
+    assert unit["RELEASE_BOT_CACHE"] == "/var/cache/release-bot/files"
+    assert unit["ReadWritePaths"] == "/var/cache/release-bot"
+    assert unit["ProtectSystem"] == "strict"
+    builder = settings("release-bot-environments.service")
+    place = f"/var/lib/{builder['StateDirectory']}"
+    assert unit["RELEASE_BOT_ENVIRONMENTS"] == f"{place}/envs"
+    assert unit["ReadOnlyPaths"] == f"-{place}"
+    assert builder["User"] not in ("root", unit["User"])
+    assert builder["UMask"] == "0022"
+    assert "HF_TOKEN" not in builder
+    setup = (RUNNERS / "setup.sh").read_text()
+    assert f"useradd --system --user-group --no-create-home --home-dir {place} " in setup
+    assert 'install -d -m 0700 -o "release-bot-$gpu" -g release-bot "$cache/jobs/$gpu"' in setup

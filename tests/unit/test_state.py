@@ -112,5 +112,13 @@ def test_the_kill_switch_stops_even_when_it_cannot_be_read(state: FolderState):
     with pytest.raises(Refused, match="paused by ada: the Hub is moving"):
         states.refuse_paused(state)
     state.write(states.PAUSED, "", version=state.read(states.PAUSED).version)
-    with pytest.raises(Refused, match="paused by unknown"):
+    with pytest.raises(Refused, match="paused by somebody: no reason was given"):
         states.refuse_paused(state)
+    state.write(states.PAUSED, "the Hub\nis moving\n", version=state.read(states.PAUSED).version)
+    with pytest.raises(Refused, match="paused by somebody: the Hub is moving"):
+        states.refuse_paused(state)
+    (state.root / states.PAUSED).write_bytes(b"\xff\xfe")
+    with pytest.raises(Refused, match="is not text"):
+        states.refuse_paused(state)
+    (state.root / states.PAUSED).unlink()
+    states.refuse_paused(state)

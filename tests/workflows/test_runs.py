@@ -143,13 +143,13 @@ def test_a_push_that_no_merged_pull_request_brought_publishes_nothing(
 def test_the_kill_switch_stops_everything(chain: Chain):
     paused = {"who": "ann", "why": "something is wrong", "at": "2026-11-21T12:00:00Z"}
     state = chain.state()
-    state.write("paused.json", json.dumps(paused), version=None)
+    state.write("PAUSED", json.dumps(paused), version=None)
     before = chain.documents()
     ran = chain.tick(has_gpu=False)
     assert ran.jobs["plan"] == "success"
     assert "prepare" not in ran.jobs
     assert chain.by_hand(BASE, has_gpu=False).jobs == {"prepare": "failure", "finish": "success"}
     assert chain.documents() == before
-    found = state.read("paused.json")
+    found = state.read("PAUSED")
     assert found is not None
-    state.delete("paused.json", found.version)
+    state.delete("PAUSED", found.version)

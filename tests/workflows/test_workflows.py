@@ -186,6 +186,15 @@ def test_waiting_runs_are_neither_dropped_nor_cancelled(workflows: Workflows, jo
     assert all(job.get("concurrency") for (file, _), job in jobs.items() if file == "publish.yml")
 
 
+def test_the_health_of_a_runner_can_fail(jobs: Jobs):
+    """Each runner is held to the class that it was chosen by, and nothing lets a failure pass."""
+    job = jobs["runner-health.yml", "examine"]
+    (held,) = [step for step in job["steps"] if " doctor " in step.get("run", "")]
+    assert held["run"] == '.venv/bin/release-bot doctor --for "$CLASS"'
+    assert held["env"] == {"CLASS": "${{ matrix.name }}"}
+    assert not any("continue-on-error" in each for each in (job, *job["steps"]))
+
+
 def test_every_job_ends(jobs: Jobs):
     without = [at for at, job in jobs.items() if "timeout-minutes" not in job and "uses" not in job]
     assert without == []
