@@ -20,7 +20,7 @@ from bot.models import write_json
 from bot.review import check, closed, commanding, comment, decisions, labels, merged
 from bot.review.pull import bring, of_release
 from bot.review.refuse import refuse
-from bot.state import Decisions, decisions_path, load
+from bot.state import PAUSED, Decisions, decisions_path, load
 
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -430,9 +430,9 @@ def test_a_hub_that_is_away_leaves_the_rest_to_the_next_tick(
     one = staged(tmp_path, hub)
     pull = opened(github, state, one, hub)
     github.close_pull(pull.number)
-    state.write("paused.json", "stop", version=None)
+    state.write(PAUSED, "stop", version=None)
     assert closed.every(github, state, hub).refused == []
-    state.delete("paused.json", state.read("paused.json").version)
+    state.delete(PAUSED, state.read(PAUSED).version)
     dead = Hub(embedded=True, endpoint="http://127.0.0.1:9", token="hf_x")
     assert one.key in closed.every(github, state, dead).failed
     assert decided(state, one.key) == [("refuse", "unknown")]

@@ -284,7 +284,6 @@ def test_a_machine_that_is_as_its_class_promises_passes():
         ({"hardware": hardware(python="3.10.12")}, {"python"}),
         ({"environments": {**BUILT, "vllm-cuda": None}}, {"class.environment.vllm-cuda"}),
     ],
-    ids=str,
 )
 def test_each_promise_that_is_not_kept_is_named(changes: dict[str, Any], missing: set[str]):
     facts = of_class(**changes) if "gpu" not in changes or changes["gpu"] else machine(free_bytes=1600 * GIB)
