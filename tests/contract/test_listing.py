@@ -242,14 +242,18 @@ def state(tmp_path: Path) -> FolderState:
     return found
 
 
-def test_a_listing_that_lost_most_models_is_not_believed(fake: Fake, state: FolderState):
-    before = state.read(watched_path("Qwen"))
+def test_a_listing_that_lost_most_models_is_not_believed_at_once(fake: Fake, state: FolderState):
+    before, _ = load(state, watched_path("Qwen"), Roster)
     fake.list(entry("a"), entry("b"))
     found = watch(Watch(), fake.hub, state, now=NOW)
-    assert (found.bases, [each.code for each in found.failed]) == ([], ["infrastructure"])
-    assert "lacks 6 of 8 models" in found.failed[0].reason
+    assert (found.bases, found.failed) == ([], [])
+    ((code, reason),) = [(each.code, each.reason) for each in found.skipped]
+    assert code == "shrunk"
+    assert "6 of 8 bases are missing" in reason
     assert len(fake.asked) == 1
-    assert state.read(watched_path("Qwen")) == before
+    after, _ = load(state, watched_path("Qwen"), Roster)
+    assert after.bases == before.bases
+    assert after.shrunk.num_seen == 1
 
 
 def test_one_failing_author_leaves_the_others_alone(fake: Fake, state: FolderState):
