@@ -97,6 +97,7 @@ def cache_prune(arguments: argparse.Namespace) -> int:
     found = hubcache.prune(
         cache.Cache(cache.location(settings.home)),
         Path(constants.HF_HUB_CACHE),
+        measured=settings.home / "measured",
         most_bytes=cache.max_bytes(arguments.max_gib),
         dry_run=arguments.dry_run,
     )

@@ -73,7 +73,7 @@ def examine(facts: Facts, recipes: Iterable[Recipe]) -> Report:
         _system(facts),
         _python(facts),
         _gpu(facts),
-        *([_processor(facts)] if facts.device == "cpu" else []),
+        *([_processor(facts), *_baselines(facts)] if facts.device == "cpu" else []),
         _memory(facts),
         _disk(facts),
         *(_environment(facts, name) for name in facts.environments),
@@ -147,6 +147,21 @@ def _processor(facts: Facts) -> Finding:
         why = "it has no AVX512_BF16: linear attention runs in a slower kernel"
         return _finding("processor", "limited", what, why, "")
     return _finding("processor", "ok", what)
+
+
+def _baselines(facts: Facts) -> list[Finding]:
+    """Packings that only a baseline has (the official FP8 repo) and this processor cannot serve."""
+    return [
+        _finding(
+            f"baseline.{packing}",
+            "limited",
+            f"an official {packing.upper()} repo is not measured beside a release",
+            f"the engine needs {each.needs}",
+            "use a processor that has it, or a GPU",
+        )
+        for each in quirks.unserved_by(facts.cpu_flags)
+        for packing in each.applies.packings
+    ]
 
 
 def _memory(facts: Facts) -> Finding:

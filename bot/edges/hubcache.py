@@ -1,12 +1,15 @@
-"""What a host keeps so as not to download it again: our files by sha256, and the Hub client's own cache.
+"""What a host keeps so as not to do it again: our files by sha256, the Hub client's own cache, measurements.
 
-Both count under one cap. The client's cache (bases, data sets) is looked through with `scan_cache_dir` and
-shrunk by revision, as `hf cache` does; nothing in it is touched that the client does not list.
+All count under one cap. The client's cache (bases, data sets) is looked through with `scan_cache_dir` and
+shrunk by revision, as `hf cache` does; nothing in it is touched that the client does not list. Measurements
+go by checkpoint, with the logs beside them: what a base's divergence is reckoned from is the large part.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,17 +45,27 @@ class Brought(Model):
     downloaded_bytes: int
 
 
-def prune(own: Cache, hub_cache: Path | None, *, most_bytes: int, dry_run: bool = False) -> Pruned:
-    """Shrink both caches to the cap, oldest use first. `hub_cache` None: only ours."""
+def prune(
+    own: Cache,
+    hub_cache: Path | None,
+    *,
+    measured: Path | None = None,
+    most_bytes: int,
+    dry_run: bool = False,
+) -> Pruned:
+    """Shrink all to the cap, oldest use first. `hub_cache`, `measured`: None where there is none."""
     ours = {each.name: each for each in own.entries()}
     info = _scan(hub_cache)
     theirs = {each.name: each for each in _revisions(info)}
-    entries = [*ours.values(), *theirs.values()]
+    folders = {f"measured/{path.name}": path for path in _folders(measured)}
+    entries = [*ours.values(), *theirs.values(), *(_folder_entry(*each) for each in folders.items())]
     chosen = cache.removals(entries, most_bytes=most_bytes, now=time.time())
     if not dry_run:
         for each in chosen:
             if each.name in ours:
                 own.remove(each.name)
+            if each.name in folders:
+                shutil.rmtree(folders[each.name])
         revisions = [each.name.partition("@")[2] for each in chosen if each.name in theirs]
         if info is not None and revisions:
             info.delete_revisions(*revisions).execute()
@@ -65,6 +78,23 @@ def prune(own: Cache, hub_cache: Path | None, *, most_bytes: int, dry_run: bool 
         over_bytes=max(0, after - most_bytes),
         removed=[Removed(what=each.name, size_bytes=each.size_bytes) for each in chosen],
     )
+
+
+def _folders(root: Path | None) -> list[Path]:
+    """What was measured, a folder a checkpoint; `texts`, which all of them share, is one too."""
+    if root is None or not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _folder_entry(name: str, folder: Path) -> Entry:
+    size, used = 0, 0.0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # a measurement that runs beside this
+            found = path.lstat()
+            if path.is_file():
+                size, used = size + found.st_size, max(used, found.st_atime, found.st_mtime)
+    return Entry(name=name, size_bytes=size, used_at=used)
 
 
 def _scan(folder: Path | None) -> Any:

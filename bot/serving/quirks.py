@@ -210,3 +210,8 @@ def unserved(engine: EngineFacts, packing: str, *, cpu_flags: Collection[str]) -
         if concerned and each.cpu_flag not in cpu_flags:
             return f"{engine.package} {engine.version} needs {each.needs}; this processor has none"
     return None
+
+
+def unserved_by(cpu_flags: Collection[str]) -> list[Unserved]:
+    """`unserved`, of a processor whose engine need not be there yet."""
+    return [each for each in _shipped().unserved if each.cpu_flag not in cpu_flags]

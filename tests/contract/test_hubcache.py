@@ -104,6 +104,22 @@ def test_what_is_in_use_is_said_to_be_over_the_cap(
     assert (found.removed, found.over_bytes) == ([], len(WEIGHTS))
 
 
+def test_measurements_go_by_checkpoint_the_oldest_first(tmp_path: Path) -> None:
+    measured = tmp_path / "measured"
+    for name, age in (("old", 3 * KEEP_S), ("new", 2 * KEEP_S), ("used", 0.0)):
+        (measured / name / "logs").mkdir(parents=True)
+        for file in ("part.json", "logs/engine.log"):
+            (measured / name / file).write_bytes(bytes(500))
+            aged(measured / name / file, age)
+    own = Cache(tmp_path / "cache")
+    found = hubcache.prune(own, None, measured=measured, most_bytes=2000)
+    assert [each.what for each in found.removed] == ["measured/old"]
+    assert sorted(path.name for path in measured.iterdir()) == ["new", "used"]
+    found = hubcache.prune(own, None, measured=measured, most_bytes=0)
+    assert ([each.what for each in found.removed], found.over_bytes) == (["measured/new"], 1000)
+    assert (measured / "used" / "part.json").exists()
+
+
 def aged(path: Path, seconds: float) -> None:
     moment = time.time() - seconds
     os.utime(path, (moment, moment))

@@ -135,6 +135,14 @@ def test_a_processor_without_avx512_quantizes_and_does_not_serve(
     assert serves != {"no"} or all("AVX512" in each.why[0] for each in recipes.values())
 
 
+@pytest.mark.parametrize(("flags", "told"), [(AVX512, True), (AVX512 | {"amx_tile"}, False)])
+def test_a_processor_without_amx_measures_no_fp8_baseline(flags: frozenset[str], told: bool):
+    findings, recipes, _ = examined(machine(cpu_flags=flags))
+    assert ("baseline.fp8" in findings) is told
+    assert not told or "AMX" in findings["baseline.fp8"].why
+    assert all(each.serves != "no" for each in recipes.values())
+
+
 def test_a_gpu_does_not_ask_for_avx512():
     findings, recipes, _ = examined(machine(B200, cpu_flags=frozenset()))
     assert "processor" not in findings
