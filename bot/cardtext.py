@@ -7,6 +7,7 @@ piece of Markdown that shows the value and does nothing else.
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from urllib.parse import quote
 
@@ -34,6 +35,16 @@ def code(text: object) -> str:
 def fenced(text: object) -> str:
     """Text inside a fenced block; it cannot close the fence."""
     return _printable(str(text), keep="\n\t").replace("```", "'''")
+
+
+def broken(command: object) -> str:
+    """A command line with each option on a line of its own: what a shell reads of it stays the same."""
+    lines: list[list[str]] = [[]]
+    for word in shlex.split(str(command)):
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines if line)
 
 
 def _folded(text: object) -> str:

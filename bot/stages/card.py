@@ -41,6 +41,7 @@ def render(evidence: Evidence, kept: Mapping[str, str] | None = None) -> str:
         md=cardtext.markdown,
         code=cardtext.code,
         fenced=cardtext.fenced,
+        broken=cardtext.broken,
         url=cardtext.url,
         gib=figures.gib,
         count=figures.count,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -128,6 +130,16 @@ def test_code_from_outside_shows_as_it_is(text: str):
     plain = "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in ("Cc", "Cf"))
     plain = plain.strip().replace("|", "¦")
     assert shown(cardtext.code(text)) == ((plain, {"code_inline"}) if plain else ("", set()))
+
+
+def test_a_broken_command_is_to_a_shell_what_it_was():
+    command = shlex.join(["vllm", "serve", "a b", "--x", '{"a": "it\'s\\n"}', "--y", "--z=1", "two", "$(no)"])
+    shown = cardtext.broken(command)
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {shown}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\0")[:-1] == shlex.split(command)
+    assert [line.split()[0] for line in shown.splitlines()] == ["vllm", "--x", "--y", "--z=1"]
 
 
 def test_fenced_text_keeps_lines_and_cannot_close_the_fence():
@@ -379,7 +391,9 @@ def test_the_table_sets_every_checkpoint_beside_the_base():
 def test_the_validated_command_stands_to_the_letter_and_its_overlay_with_it():
     found, text = full().measurement.release.load, sections(card.render(full()))
     assert found is not None
-    assert f"```console\n$ {found.command}\n```" in text["Serve it"]
+    (shown,) = re.findall(r"```sh\n(vllm serve .*?)\n```", text["Serve it"], re.DOTALL)
+    assert shlex.split(shown) == shlex.split(found.command)
+    assert all(line.startswith(("vllm serve", "    --")) for line in shown.split("\n"))
     for item in found.overlay:
         row = f"| {cardtext.code(item.name)} | {cardtext.code(item.value)} | {cardtext.markdown(item.why)} |"
         assert row in text["Tested on"]
@@ -415,8 +429,8 @@ def test_advice_comes_from_figures_and_a_single_release_says_so():
 
 def test_one_line_reproduces_the_release():
     found = full().release
-    line = f"$ release-bot run {found.base.repo_id}@{found.base.revision} --recipe gptq-foem-g32 --set "
-    (shown,) = [each for each in card.render(full()).split("\n") if each.startswith("$ release-bot")]
+    line = f"release-bot run {found.base.repo_id}@{found.base.revision} --recipe gptq-foem-g32 --set "
+    (shown,) = [each for each in card.render(full()).split("\n") if each.startswith("release-bot run ")]
     assert shown.startswith(line)
     assert all(key in shown for key in found.overrides)
 
