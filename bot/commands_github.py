@@ -213,13 +213,21 @@ def release_on_merge(arguments: argparse.Namespace) -> int:
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
-    """`release-bot dashboard`: with an event, what it ticked is done first."""
+    """`release-bot dashboard`: with an event, what it ticked is done first, or refused while paused.
+
+    Without one a pause is no failure: a red run an hour would hide the runs that did fail.
+    """
     from bot import config
     from bot import dashboard as board
     from bot.review import events, labels
+    from bot.state import paused
 
     settings = config.load()
     github, state = _github()
+    if not arguments.event and (stopped := paused(state)):
+        return _done(
+            arguments, stopped, f"paused: by {stopped.who}: {stopped.why}; the dashboard stays as it is"
+        )
     done: list[str] = []
     ignored: str | None = None
     if arguments.event:
@@ -229,8 +237,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
     pulls = github.pulls()
     found = _overview(settings, state.snapshot(), pulls)
     shown = board.show(github, state, found, done=done, ignored=ignored)
-    labels.mark_published(github, pulls, found.releases)
     _append("GITHUB_OUTPUT", f"approved={json.dumps(shown.approved)}\n")
+    labels.mark_published(github, pulls, found.releases)
     return _done(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from bot import log
 from bot.edges.github import GitHub, Pull
+from bot.errors import ReleaseBotError
 from bot.evidence import Evidence
 from bot.ledger import ReleaseStatus
 from bot.review.layout import key_of
@@ -35,7 +37,10 @@ def of(evidence: Evidence) -> set[str]:
 
 
 def mark_published(github: GitHub, pulls: Iterable[Pull], releases: Iterable[ReleaseStatus]) -> list[int]:
-    """Label the merged pull requests whose release is public; the numbers of those that were not yet."""
+    """Label the merged pull requests whose release is public; the numbers of those that were not yet.
+
+    A label that cannot be set is a warning: it is for people, and the next call tries it again.
+    """
     public = {each.key for each in releases if each.state == "published"}
     return [
         each.number
@@ -43,5 +48,13 @@ def mark_published(github: GitHub, pulls: Iterable[Pull], releases: Iterable[Rel
         if each.state == "merged"
         and each.same_repo
         and key_of(each.branch) in public
-        and github.relabel(each, {PUBLISHED}, among=OF_END)
+        and _ended(github, each)
     ]
+
+
+def _ended(github: GitHub, pull: Pull) -> bool:
+    try:
+        return github.relabel(pull, {PUBLISHED}, among=OF_END)
+    except ReleaseBotError as e:
+        log.warning(f"pull request {pull.number} is not labelled {PUBLISHED}: {e.what}")
+        return False

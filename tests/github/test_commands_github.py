@@ -20,9 +20,21 @@ from bot import recipe as recipes
 from bot.edges.github import GitHub
 from bot.edges.hub import Hub
 from bot.edges.state_branch import BRANCH, BranchState
-from bot.errors import InputError, Refused, UsageError
+from bot.errors import InputError, Refused, Stopped, UsageError
 from bot.review import comment
-from bot.state import Decisions, Roster, Step, Tracked, decisions_path, load, save, watched_path
+from bot.state import (
+    PAUSED,
+    Decisions,
+    Paused,
+    Roster,
+    Step,
+    Tracked,
+    decisions_path,
+    load,
+    resume,
+    save,
+    watched_path,
+)
 
 AT = "2026-11-21T12:00:00Z"
 # What GitHub adds to every event, as far as it matters here: much, and none of it read.
@@ -258,6 +270,29 @@ def test_weights_that_were_closed_on_the_hub_are_told_while_their_card_is_open(
 def test_status_needs_no_github(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.delenv("GITHUB_TOKEN")
     assert printed(capsys, "status")["releases"] == []
+
+
+def test_the_hourly_dashboard_is_no_failure_while_paused(
+    emulated: Emulated, state: BranchState, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A box that was ticked is not obeyed, and that run says so by failing."""
+    held = Paused(who="ann", why="the Hub is moving", at=datetime(2026, 11, 21, tzinfo=UTC))
+    save(state, PAUSED, held, version=None)
+    issue = {"number": 1, "body": "a", "updated_at": AT, "labels": []}
+    person = {"login": "ann", "type": "User", "id": 3}
+    ticked = event(
+        tmp_path / "e.json", action="edited", issue=issue, changes={"body": {"from": "b"}}, sender=person
+    )
+    emulated.proxy.asked.clear()
+    try:
+        assert printed(capsys, "dashboard")["why"] == "the Hub is moving"
+        assert run("dashboard") == 0
+        assert "paused: by ann: the Hub is moving" in capsys.readouterr().out
+        assert not [each for each in emulated.proxy.asked if not each.startswith("GET ")]
+        with pytest.raises(Stopped, match="paused by ann"):
+            run("dashboard", "--event", ticked)
+    finally:
+        resume(state)
 
 
 @pytest.mark.parametrize("name", ["comment-command", "release-on-merge", "dashboard"])

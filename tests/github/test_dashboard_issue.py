@@ -138,6 +138,21 @@ def test_a_public_release_is_labelled_once(github: GitHub, state: BranchState):
     assert labels.mark_published(github, github.pulls(), public) == []
 
 
+def test_a_label_that_cannot_be_set_is_a_warning(
+    own: Emulated, github: GitHub, state: BranchState, capsys: pytest.CaptureFixture[str]
+):
+    key = "f" * 16
+    branch = f"release/{key}"
+    github.commit(branch, {"y": b"1"}, message="m", parent=github.head("main"), on=None)
+    number = github.open_pull(branch=branch, base="main", title="y", body="").number
+    github._repo.get_pull(number).merge()
+    public = [each.model_copy(update={"key": key}) for each in seen("published").releases]
+    own.proxy.fail("PUT", f"issues/{number}/labels", 403)
+    assert labels.mark_published(github, github.pulls(), public) == []
+    assert f"pull request {number} is not labelled published: GitHub refused (403)" in capsys.readouterr().err
+    assert labels.mark_published(github, github.pulls(), public) == [number]
+
+
 def test_a_tick_elsewhere_is_none(own: Emulated, github: GitHub, state: BranchState):
     show(github, state, seen())
     asked = edit(github)

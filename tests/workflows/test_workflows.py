@@ -51,6 +51,13 @@ def test_every_write_is_explained():
     assert [line for line in writes if "#" not in line] == []
 
 
+def test_who_keeps_the_dashboard_may_label_what_is_public(jobs: Jobs):
+    keeping = {at: job for at, job in jobs.items() if "release-bot dashboard" in json.dumps(job)}
+    assert set(keeping) == {("commands.yml", "dashboard"), ("watch.yml", "dashboard")}
+    for job in keeping.values():
+        assert job["permissions"]["pull-requests"] == "write"
+
+
 def test_third_party_code_sees_no_secret_but_its_own_and_only_reads_here(workflows: Workflows, jobs: Jobs):
     for at in THIRD_PARTY:
         assert secrets_of(jobs[at]) == {BUILD_TOKEN}
