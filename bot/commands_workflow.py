@@ -135,14 +135,19 @@ def _told_of(entry: PlanEntry) -> dict[str, str]:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that."""
+    """`release-bot build`. Hours may pass before the upload: the kill switch is asked again before that.
+
+    What is built with is other people's code: of our tokens it gets HF_TOKEN, to read data sets.
+    """
     from bot import config, outcome, pipeline, staged
     from bot.commands_watching import switch_state
+    from bot.edges import supervisor
     from bot.outcome import told
     from bot.state import refuse_paused
     from bot.steps import metadata
 
     with told("build"):
+        supervisor.hide()
         state = switch_state(config.load())
         os.environ.pop("GITHUB_TOKEN", None)  # what comes now runs other people's code
         refuse_paused(state)
@@ -168,9 +173,11 @@ def build(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """`release-bot evaluate`: exit code 0 whatever the gates say: the card shows it, and people decide."""
     from bot import pipeline, staged
+    from bot.edges import supervisor
     from bot.outcome import told
 
     with told("evaluate"):
+        supervisor.hide()
         made = _job(arguments)
         staged.take_over(made)
     for stage in EVALUATE:

@@ -24,6 +24,7 @@ import sys
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PROC = "/proc"
 
@@ -31,6 +32,15 @@ PROC = "/proc"
 def _prctl(option: int, value: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def hide() -> None:
+    """Keep this process's memory, and the environment that it was started with, from all but itself and root.
+
+    Linux shows them to every process of the same user, children too; what is taken out of `os.environ` still
+    stands in /proc/PID/environ. A program that this one starts can be looked at as ever.
+    """
+    _prctl(PR_SET_DUMPABLE, 0)
 
 
 def descendants(root: int) -> list[int]:

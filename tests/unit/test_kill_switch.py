@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -27,10 +28,12 @@ from bot import (
 from bot.config import Config
 from bot.edges.hub import Hub
 from bot.edges.state_folder import FolderState
-from bot.errors import Stopped
+from bot.edges.supervisor import PR_SET_DUMPABLE
+from bot.errors import InputError, Stopped
 from bot.lease import Work
 from bot.state import PAUSED, Paused, refuse_paused, save
 
+PR_GET_DUMPABLE = 3
 KEY = "0123456789abcdef"
 BOT = Path(__file__).resolve().parents[2] / "bot"
 
@@ -59,6 +62,7 @@ def test_it_is_asked_again_before_the_upload(state: FolderState, monkeypatch: py
 
     def run_one(job: object, stage: str) -> None:
         assert "GITHUB_TOKEN" not in os.environ
+        assert ctypes.CDLL(None).prctl(PR_GET_DUMPABLE) == 0, "nor can a child read it from /proc"
         ran.append(stage)
         if stage == "audit":
             pause(state)
@@ -71,6 +75,23 @@ def test_it_is_asked_again_before_the_upload(state: FolderState, monkeypatch: py
     assert ran == ["quantize", "repair", "audit"]
     told = (tmp_path / "output").read_text()
     assert '"stage":"upload","failure_class":"infrastructure"' in told
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)
+
+
+def test_what_serves_a_release_cannot_read_the_evaluation_s_environment(
+    state: FolderState, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[int] = []
+
+    def job(*_: object) -> SimpleNamespace:
+        seen.append(ctypes.CDLL(None).prctl(PR_GET_DUMPABLE))
+        raise InputError("it goes no further here")
+
+    monkeypatch.setattr(commands_workflow, "_job", job)
+    with pytest.raises(InputError, match="no further"):
+        commands_workflow.evaluate(arguments())
+    assert seen == [0]
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)
 
 
 def test_nothing_is_built_published_or_curated_while_it_is_on(

@@ -288,3 +288,37 @@ def test_a_childs_temporary_files_go_with_it(tmp_path: Path):
     process.run(python(script), env=process.inherited(), log_file=tmp_path / "log", on_line=lines.append)
     assert Path(lines[-1]) != Path(tempfile.gettempdir())
     assert not Path(lines[-1]).exists()
+
+
+# ── what a child can read of us ────────────────────────────────────────────────────────────
+
+_HOLDER = """
+import os, subprocess, sys
+sys.path.insert(0, {folder!r})
+import supervisor
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    supervisor._prctl(supervisor.PR_SET_DUMPABLE, 1)  # setuid took it
+{hide}
+os.environ.pop("SECRET_OF_TESTS")
+sys.exit(subprocess.run(["cat", "/proc/%d/environ" % os.getpid()]).returncode)
+"""
+
+
+@pytest.mark.parametrize(("hide", "exit_code"), [("", 0), ("supervisor.hide()", 1)])
+def test_a_child_reads_what_was_taken_out_of_the_environment_unless_hidden(hide: str, exit_code: int):
+    """As an unprivileged user: root may read everything. Without `hide` the token is there to be read."""
+    folder = str(Path(supervisor.__file__).parent)
+    done = subprocess.run(
+        python(_HOLDER.format(folder=folder, hide=hide)),
+        env={**ENV, "SECRET_OF_TESTS": "x"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    assert ("SECRET_OF_TESTS" in done.stdout) == (not hide)
+    assert ("Permission denied" in done.stderr) == bool(hide)
