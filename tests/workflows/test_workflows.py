@@ -62,6 +62,9 @@ def test_third_party_code_sees_no_secret_but_its_own_and_only_reads_here(workflo
     for at in THIRD_PARTY:
         assert secrets_of(jobs[at]) == {BUILD_TOKEN}
         assert jobs[at]["permissions"] == {"contents": "read"}
+        scripts = [step["run"] for step in jobs[at]["steps"] if "release-bot" in step.get("run", "")]
+        assert scripts
+        assert all(each.startswith("exec ") for each in scripts), "no shell that holds the tokens is left"
     asking = {name for at in THIRD_PARTY for name, value in env_of(jobs[at]) if "github.token" in value}
     assert asking == {"GITHUB_TOKEN"}  # the build's, which only reads here: the kill switch
     assert "github.token" not in json.dumps(jobs["release.yml", "evaluate"])
@@ -233,7 +236,7 @@ def test_a_step_is_one_call_of_the_bot(jobs: Jobs):
         if script := step.get("run"):
             assert "${{" not in script, where
             assert len(script.strip().splitlines()) == 1, where
-            assert re.match(r"\.venv/bin/release-bot |make |echo ", script), where
+            assert re.match(r"(exec )?\.venv/bin/release-bot |make |echo ", script), where
 
 
 def test_every_call_is_one_that_the_bot_has(jobs: Jobs):
