@@ -12,10 +12,11 @@ Everyone with a token may open discussions and pull requests on what they can re
 
 Scopes, by token (default `[write]`): `read`; `contribute`, read and open pull requests, push to them, and
 comment; `create`, read and create repos; `collections`, read and keep collections; `jobs`, read and run jobs;
-`write`, everything the role allows. A token limited by `repos` (ids or patterns such as `acme/*`) sees and
-touches only those private repos and writes only to those; its `write` never includes creating, deleting,
-moving, collections, webhooks or jobs, as with the real Hub's one-repo tokens: name those scopes beside it if
-they are meant.
+`write`, everything the role allows. Each includes `read`: a fine-grained token of the real Hub must be given
+that right beside the one to create (docs/identities.md). A token limited by `repos` (ids or patterns such as
+`acme/*`) sees and touches only those private repos and writes only to those; its `write` never includes
+creating, deleting, moving, collections, webhooks or jobs, as with the real Hub's one-repo tokens: name those
+scopes beside it if they are meant.
 
 An accounts file (YAML or JSON) replaces the default accounts:
 
