@@ -254,9 +254,12 @@ def status(arguments: argparse.Namespace) -> int:
         github, branch = _github()
         found = _overview(settings, branch.snapshot(), github.pulls())
     else:
+        from bot.commands_watching import warn_if_local
         from bot.edges.state_folder import FolderState
 
-        found = _overview(settings, FolderState(arguments.state or settings.home / "state"), None)
+        state = FolderState(arguments.state or settings.home / "state")
+        warn_if_local(state, arguments.state)
+        found = _overview(settings, state, None)
     counts = ", ".join(f"{num} {state.replace('_', ' ')}" for state, num in found.counts().items())
     stopped = f"\npaused by {found.paused.who}: {found.paused.why}" if found.paused else ""
     told = "".join(f"{each.text}\n" for each in found.notices)

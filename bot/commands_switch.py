@@ -67,13 +67,12 @@ def take_back(arguments: argparse.Namespace) -> int:
 def _state(arguments: argparse.Namespace) -> tuple[State, str]:
     """The state, and where it is in words. Without GitHub it is this machine's, which no workflow sees."""
     from bot import config
-    from bot.commands_watching import switch_state
+    from bot.commands_watching import switch_state, warn_if_local
     from bot.edges.state_branch import BRANCH
     from bot.edges.state_folder import FolderState
 
     state = FolderState(arguments.state) if arguments.state else switch_state(config.load())
     if not isinstance(state, FolderState):
         return state, f"{os.environ['GITHUB_REPOSITORY']}, branch {BRANCH}"
-    if arguments.state is None:
-        log.warning("only this machine: for the workflows set GITHUB_REPOSITORY and GITHUB_TOKEN")
+    warn_if_local(state, arguments.state)
     return state, "this machine"

@@ -69,6 +69,8 @@ def watch_command(arguments: argparse.Namespace) -> int:
 
     settings = config.load()
     state, _ = open_state(settings, arguments.state)
+    if arguments.confirm:
+        warn_if_local(state, arguments.state)
     if not arguments.dry_run:
         _confirm(state, arguments.confirm)
     found = _watch(settings, connect(settings), state, dry_run=arguments.dry_run)
@@ -187,6 +189,14 @@ def switch_state(settings: Config) -> State:
     from bot.edges.state_branch import BranchState
 
     return BranchState(GitHub.from_environment())
+
+
+def warn_if_local(state: State, folder: Path | None) -> None:
+    """Say that `state` is this machine's own, which no workflow sees, unless `folder` asked for that."""
+    from bot.edges.state_folder import FolderState
+
+    if folder is None and isinstance(state, FolderState):
+        log.warning("only this machine: for the workflows set GITHUB_REPOSITORY and GITHUB_TOKEN")
 
 
 def card_pulls(pulls: Any) -> list[CardPull]:

@@ -268,8 +268,13 @@ def test_weights_that_were_closed_on_the_hub_are_told_while_their_card_is_open(
 
 
 def test_status_needs_no_github(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """It then shows this machine's own state, and says so; nothing is to be said where a folder was named."""
     monkeypatch.delenv("GITHUB_TOKEN")
     assert printed(capsys, "status")["releases"] == []
+    assert run("status") == 0
+    assert "only this machine" in capsys.readouterr().err
+    assert run("status", "--state", str(tmp_path / "state")) == 0
+    assert "only this machine" not in capsys.readouterr().err
 
 
 def test_the_hourly_dashboard_is_no_failure_while_paused(

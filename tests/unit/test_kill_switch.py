@@ -177,5 +177,19 @@ def test_it_is_set_and_taken_back_by_hand(
     assert "it was not paused" in capsys.readouterr().err
 
 
+def test_a_listing_confirmed_on_this_machine_alone_is_told(
+    state: FolderState, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    """It confirms nothing for the workflows, which read the state branch."""
+    monkeypatch.setattr(commands_watching, "connect", lambda _: None)
+    nothing = SimpleNamespace(failed={}, bases=[], changes=[])
+    monkeypatch.setattr(commands_watching, "_watch", lambda *_, **__: nothing)
+    said = {}
+    for argv in (["--confirm", "Qwen"], ["--confirm", "Qwen", "--state", str(tmp_path / "s")], []):
+        assert cli.main(["watch", *argv]) == 0
+        said[len(argv)] = "only this machine" in capsys.readouterr().err
+    assert said == {2: True, 4: False, 0: False}
+
+
 def test_it_quarantines_nothing():
     assert attempts.failure_class(Stopped("paused by ann: it is wrong")) == "infrastructure"
