@@ -3,8 +3,9 @@
 Held are memory and disk, the GPU's memory, compute capability and driver, Python, and the environments that a
 job expects to find. A class without a GPU promises no environments: what runs there needs none.
 
-Disk is what is free and what the host's cache would give back; a machine whose free part alone is less than
-half of the promise fails too, since its hook then refuses every job (`runners/hooks/job-started.sh`).
+Disk is what is free and what the host's cache would give back on the same disk. A machine whose free part
+alone is less than half of the promise fails too, since its hook then refuses every job
+(`runners/hooks/job-started.sh`). `runners/setup.sh` counts the same way.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _memory(facts: Facts, runner: RunnerClass) -> Finding:
 
 def _disk(facts: Facts, runner: RunnerClass) -> Finding:
     free, kept, wanted = facts.free_bytes, facts.cache_bytes, runner.disk_gib * GIB
-    what = f"{free / GIB:.0f} GiB free, {kept / GIB:.0f} GiB in the host's cache"
+    what = f"{free / GIB:.0f} GiB free, {kept / GIB:.0f} GiB in the host's cache on that disk"
     if free + kept < wanted:
         why, fix = f"the class promises {runner.disk_gib:g} GiB", "free some space, or mount a larger disk"
         return _held("disk", what, False, why, fix)

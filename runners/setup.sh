@@ -123,16 +123,30 @@ existing() {
   printf '%s' "$folder"
 }
 
+# GiB that the host's cache gives back on the disk of folder $1; 0 where it lies on another, or is not there.
+cached_gib() {
+  local cache=$destdir/var/cache/release-bot/files bytes=0
+  if [[ -d $cache && $(stat --format=%d "$cache") == "$(stat --format=%d "$1")" ]]; then
+    bytes=$({ du --summarize --block-size=1 "$cache" 2>/dev/null || true; } | cut -f 1)
+  fi
+  printf '%d' "$((${bytes:-0} / 1073741824))"
+}
+
+# Counted as `release-bot doctor --for` does (bot/fitness.py): free and cached, and half of it free.
 check_room() {
-  local memory_gib disk_gib folder
+  local memory_gib disk_gib cached folder
   memory_gib=$(awk '/^MemTotal:/ {print int($2 / 1048576)}' /proc/meminfo)
   ((memory_gib >= MIN_MEMORY_GIB)) ||
     fail "$memory_gib GiB of memory, class $class needs $MIN_MEMORY_GIB" "choose another --class"
   folder=$(existing "$destdir/var/lib/release-bot-runner")
   disk_gib=$(df --output=avail -B1G "$folder" | tail -n 1 | tr -d ' ')
-  ((disk_gib >= MIN_DISK_GIB)) ||
-    fail "$disk_gib GiB are free on the disk of $folder, class $class needs $MIN_DISK_GIB" \
+  cached=$(cached_gib "$folder")
+  ((disk_gib + cached >= MIN_DISK_GIB)) ||
+    fail "$disk_gib GiB are free on the disk of $folder, $cached in the cache; class $class needs $MIN_DISK_GIB" \
       "mount a larger disk there, or choose another --class"
+  ((disk_gib * 2 >= MIN_DISK_GIB)) ||
+    fail "$disk_gib GiB are free on the disk of $folder, less than half of the $MIN_DISK_GIB of class $class" \
+      "run 'release-bot cache prune' with a smaller cap"
 }
 
 # ── installing ──────────────────────────────────────────────────────────────────────────────

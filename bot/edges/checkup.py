@@ -34,7 +34,8 @@ class HubFacts:
 class Facts:
     """One machine. `environments` maps a name to its size in bytes, None where it is not built.
 
-    `cache_bytes`: what the host's cache holds, which `cache prune` gives back.
+    `free_bytes` is of the home's disk. `cache_bytes`: what the host's cache holds there, which `cache prune`
+    gives back; 0 where it lies on another disk.
     """
 
     device: Literal["cpu", "cuda"]
@@ -62,7 +63,7 @@ def collect(config: Config) -> Facts:
         cpu_flags=machine.cpu_flags(),
         gpu=machine.gpu(),
         free_bytes=shutil.disk_usage(_existing(config.home)).free,
-        cache_bytes=sum(each.size_bytes for each in Cache(location(config.home)).entries()),
+        cache_bytes=_cache_bytes(config.home),
         environments={name: _size(name, config.home) for name in names},
         needed_bytes={name: environment.NEEDED_BYTES[name] for name in names},
         organization=config.organization,
@@ -73,6 +74,14 @@ def collect(config: Config) -> Facts:
 def _existing(path: Path) -> Path:
     path = path.resolve()
     return path if path.exists() else _existing(path.parent)
+
+
+def _cache_bytes(home: Path) -> int:
+    """What the host's cache holds, where it is on the home's disk: room on another one is none for a job."""
+    place = location(home)
+    if _existing(place).stat().st_dev != _existing(home).stat().st_dev:
+        return 0
+    return sum(each.size_bytes for each in Cache(place).entries())
 
 
 def _size(name: str, home: Path) -> int | None:

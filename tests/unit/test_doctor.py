@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from bot import doctor, fitness, fleet, recipe
+from bot.edges import checkup
 from bot.edges.checkup import Facts, HubFacts
 from bot.edges.machine import Gpu
 from bot.errors import InfrastructureError, UsageError
@@ -303,6 +306,25 @@ def test_a_class_without_a_gpu_promises_memory_and_disk():
     facts = machine(hardware=hardware(memory_bytes=16 * GIB), free_bytes=20 * GIB)
     assert lacks(facts, hosted) == set()
     assert lacks(replace(facts, free_bytes=2 * GIB), hosted) == {"class.disk"}
+
+
+def test_a_cache_counts_where_it_lies_on_the_disk_of_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """/dev/shm is another disk on every Linux that has it."""
+    monkeypatch.delenv("RELEASE_BOT_CACHE", raising=False)
+    home, other = tmp_path / "home", Path("/dev/shm")
+    kept = home / "cache" / "sha256" / "ab" / ("ab" + "0" * 62)
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"x" * 5000)
+    assert checkup._cache_bytes(home) == 5000
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=other) as elsewhere:
+        monkeypatch.setenv("RELEASE_BOT_CACHE", elsewhere)
+        shutil.copytree(home / "cache", elsewhere, dirs_exist_ok=True)
+        assert checkup._cache_bytes(home) == 0
+        assert checkup._cache_bytes(Path(elsewhere) / "home") == 5000
 
 
 # ── on this machine ────────────────────────────────────────────────────────────────────────

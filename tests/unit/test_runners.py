@@ -223,6 +223,40 @@ def test_a_machine_below_its_class_is_refused(
     assert not (host.destdir / "opt").exists()
 
 
+@pytest.mark.parametrize(
+    ("free", "cached", "devices", "complaint"),
+    [
+        (500, 0, "1 1", ""),
+        (300, 250, "1 1", ""),
+        (300, 150, "1 1", "300 GiB are free on the disk of"),
+        (300, 250, "1 2", "0 in the cache; class small needs 500"),
+        (200, 400, "1 1", "less than half of the 500"),
+    ],
+)
+def test_what_the_cache_gives_back_counts_on_the_same_disk(
+    host: Host, free: int, cached: int, devices: str, complaint: str
+):
+    state, cache = devices.split()
+    host.write_class(MIN_DISK_GIB=500)
+    (host.destdir / "var/cache/release-bot/files").mkdir(parents=True)
+    program(host.root / "bin", "df", f"echo Avail; echo {free}")
+    program(host.root / "bin", "du", f"printf '%d\\tx\\n' {cached * 2**30}")
+    program(host.root / "bin", "stat", f"case $2 in */files) echo {cache} ;; *) echo {state} ;; esac")
+    done = host.setup("--class", "small", "--repo", "acme/bot", "--check")
+    assert done.returncode == bool(complaint), done.stderr
+    assert complaint in done.stderr
+
+
+def test_a_cache_that_is_there_is_counted_in_whole_gib(host: Host):
+    """With the real programs: a small cache on this disk adds nothing, and stops nothing."""
+    kept = host.destdir / "var/cache/release-bot/files/sha256/ab/x"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"x" * 5000)
+    host.write_class(MIN_DISK_GIB=9999999)
+    done = host.setup("--class", "small", "--repo", "acme/bot", "--check")
+    assert ", 0 in the cache; class small needs 9999999" in done.stderr
+
+
 def test_a_python_too_old_is_passed_over_and_then_refused(host: Host):
     program(host.root / "bin", "python3", "exit 1")
     program(host.root / "bin", "python3.11", f'exec {sys.executable} "$@"')
