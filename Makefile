@@ -22,7 +22,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 25
 
-# Everything but the real quantizers: a minute or two.
+# Everything but what needs the real quantizers, the real engine or the demo (`e2e`): some minutes.
 test-fast: setup
 	$(BIN)/python -m pytest -m 'not e2e'
 
