@@ -195,7 +195,7 @@ def card_pulls(pulls: Any) -> list[CardPull]:
     from bot.ledger import CardPull
 
     return [
-        CardPull(key=key, number=each.number, state=each.state, url=each.url)
+        CardPull(key=key, number=each.number, state=each.state, url=each.url, closed_at=each.closed_at)
         for each in pulls
         if each.same_repo
         and naming.is_key(key := each.branch.removeprefix(_BRANCH))
