@@ -226,13 +226,15 @@ def _require_some(found: Watched) -> int:
 
 
 def _tell(found: Plan) -> None:
+    from bot.plan import MAX_JOBS
+
     for each in found.entries:
         log.info(
             f"  {each.key} {each.kind}: {each.base}@{each.revision[:8]} by {each.recipe}, "
             f"on {each.runner_class}"
         )
     if found.num_left:
-        log.info(f"  {found.num_left} of them wait for the next tick: a matrix holds 256 jobs")
+        log.info(f"  {found.num_left} of them wait for the next tick: one tick starts {MAX_JOBS} at most")
     for skip in found.skips:
         log.info(f"  not {skip.base} by {skip.recipe}: {skip.code}: {skip.reason}")
 
