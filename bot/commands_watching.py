@@ -205,7 +205,7 @@ def card_pulls(pulls: Any) -> list[CardPull]:
     from bot.ledger import CardPull
 
     return [
-        CardPull(key=key, number=each.number, state=each.state, url=each.url)
+        CardPull(key=key, number=each.number, state=each.state, url=each.url, closed_at=each.closed_at)
         for each in pulls
         if each.same_repo
         and naming.is_key(key := each.branch.removeprefix(_BRANCH))
@@ -236,13 +236,15 @@ def _require_some(found: Watched) -> int:
 
 
 def _tell(found: Plan) -> None:
+    from bot.plan import MAX_JOBS
+
     for each in found.entries:
         log.info(
             f"  {each.key} {each.kind}: {each.base}@{each.revision[:8]} by {each.recipe}, "
             f"on {each.runner_class}"
         )
     if found.num_left:
-        log.info(f"  {found.num_left} of them wait for the next tick: a matrix holds 256 jobs")
+        log.info(f"  {found.num_left} of them wait for the next tick: one tick starts {MAX_JOBS} at most")
     for skip in found.skips:
         log.info(f"  not {skip.base} by {skip.recipe}: {skip.code}: {skip.reason}")
 

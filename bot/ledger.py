@@ -64,12 +64,16 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class CardPull:
-    """The card's pull request on GitHub, the newest of its branch `release/<key>`."""
+    """The card's pull request on GitHub, the newest of its branch `release/<key>`.
+
+    `closed_at`: when it was closed or merged, if it is known.
+    """
 
     key: str
     number: int
     state: Literal["open", "merged", "closed"]
     url: str
+    closed_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,16 +203,17 @@ def _public(pair: Pair, world: World) -> Told:
 
 
 def _by_person(pair: Pair, world: World, decisions: list[Decision]) -> Told:
-    """The newest of refuse, skip and retry counts; a closed pull request is a refusal until a retry."""
+    """The newest of refuse, skip and retry counts; a closed pull request is a refusal until a later retry."""
     said = [each for each in decisions if each.kind in ("refuse", "skip", "retry", "approve")]
     last = max(said, key=lambda each: each.at) if said else None
     if last and last.kind == "refuse":
         return "refused", f"by {last.who}: {last.why}"
     if last and last.kind == "skip":
         return "skipped", f"by {last.who}: {last.why}"
-    if last and last.kind == "retry":
-        return None
     card = world.cards.get(pair.key) if world.cards else None
+    closed_at = card.closed_at if card and card.state == "closed" else None
+    if last and last.kind == "retry" and (closed_at is None or last.at > closed_at):
+        return None
     if card and card.state == "closed":
         return "refused", f"pull request {card.number} was closed without merging"
     staged = world.staged.get(pair.key)

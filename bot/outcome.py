@@ -152,16 +152,26 @@ def held_by(state: State, holder: str, run_url: str) -> Work | None:
 def finish(
     state: State, work: Work, results: Mapping[str, JobResult], *, holder: str, now: datetime
 ) -> Finished:
-    """Record what failed, or that nothing was to change, and give the run's lease back."""
+    """Record what failed, or that nothing was to change, and give the run's lease back, recorded or not.
+
+    Raises what recording does, after the lease is given back: held on, it would keep the release for days.
+    """
     failure = failure_in(results)
     unchanged = None if failure else _unchanged_since(results)
-    if failure:
-        _record(state, work, failure, holder, now)
-    if unchanged:
-        _record_unchanged(state, work, unchanged, now)
-    found, _ = load(state, lease_path(work.key), Lease)
-    mine = found is not None and found.holder == holder and lease.release(state, found)
+    try:
+        if failure:
+            _record(state, work, failure, holder, now)
+        if unchanged:
+            _record_unchanged(state, work, unchanged, now)
+    finally:
+        mine = _give_back(state, work.key, holder)
     return Finished(key=work.key, recorded=failure, given_back=mine, nothing_to_change=unchanged is not None)
+
+
+def _give_back(state: State, key: str, holder: str) -> bool:
+    """Whether there was a lease of `holder` to give back."""
+    found, _ = load(state, lease_path(key), Lease)
+    return found is not None and found.holder == holder and lease.release(state, found)
 
 
 def _unchanged_since(results: Mapping[str, JobResult]) -> str | None:

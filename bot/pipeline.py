@@ -1,5 +1,5 @@
-"""The order of the stages, and nothing else: watch → plan → quantize → repair → audit → upload →
-validate → measure → gate → card → publish (watch and plan are not built yet).
+"""The order of a release's stages, and nothing else: quantize → repair → audit → upload → validate →
+measure → gate → card → publish. What to release is found before it, by `bot.watch` and `bot.plan`.
 
 Each stage reads the release's folder and writes `evidence/<stage>.json` there. A stage whose
 inputs are unchanged does nothing. Only this module knows the order; stages do not know each other.

@@ -63,7 +63,7 @@ def _entries(plan: Plan) -> str:
     ]
     lines = [f"## Plan\n\n{len(started)} jobs start."]
     if plan.num_left:
-        lines.append(f"{plan.num_left} more wait for the next tick: a matrix holds {MAX_JOBS} jobs.")
+        lines.append(f"{plan.num_left} more wait for the next tick: one tick starts {MAX_JOBS} jobs at most.")
     table = _table(("base", "commit", "recipe", "kind", "runner", "key", "why"), rows)
     return "\n\n".join([*lines, table])
 

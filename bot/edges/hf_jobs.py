@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from bot import errors, jobside, log, repo
+from bot import errors, hubpulls, jobside, log, repo
 from bot.edges.hub import Hub, PullRequest, translated
 from bot.errors import InfrastructureError, Interrupted, Refused, ReleaseBotError, UsageError
 from bot.job import Job
@@ -132,9 +132,7 @@ def _running(hub: Hub, key: str) -> Any:
     """The job that still runs for this release; None when there is none."""
     namespace = hub.account()
     with translated(f"jobs of {namespace}"):
-        jobs = hub.api.list_jobs(
-            status=["SCHEDULING", "RUNNING"], labels={LABEL: key}, namespace=namespace
-        )
+        jobs = hub.api.list_jobs(status=["SCHEDULING", "RUNNING"], labels={LABEL: key}, namespace=namespace)
         return next((each for each in jobs if NONCE_LABEL in (each.labels or {})), None)
 
 
@@ -259,9 +257,12 @@ def _require_well(hub: Hub, found: Any, exit_code: int | None) -> None:
 def fetch(hub: Hub, repo_id: str, title: str, work: Path) -> list[str]:
     """Write what the job carried out into `work`, and close its pull request. Empty when it carried nothing.
 
-    What comes is data from outside: only the names that a work folder has, each below its limit.
+    What comes is data from outside: only the names that a work folder has, each below its limit, and only
+    from a pull request of ours: the title holds no secret, and the repo may be public.
     """
-    pull = next((each for each in hub.pull_requests(repo_id) if each.title == title), None)
+    found = [each for each in hub.pull_requests(repo_id) if each.title == title]
+    ours = hubpulls.accounts(hub, repo_id.split("/")[0]) if found else frozenset()
+    pull = next((each for each in found if each.author.lower() in ours), None)
     if pull is None:
         return []
     state = hub.state(repo_id, pull.revision)
@@ -287,10 +288,11 @@ def _read(hub: Hub, repo_id: str, path: str, revision: str) -> bytes:
 
 
 def _close(hub: Hub, repo_id: str, pull: PullRequest) -> None:
-    """It has served; where the right to close it is missing, it stays open under its title."""
+    """It has served; where the right to close it is missing, or writing is paused, it stays open."""
     if pull.status not in ("open", "draft"):
         return
     try:
+        hub.before_write()
         with translated(f"{repo_id} pull request {pull.num}"):
             hub.api.change_discussion_status(repo_id, pull.num, "closed", comment="Fetched.")
     except ReleaseBotError as e:

@@ -279,6 +279,7 @@ class Hub:
         with translated(f"{repo_id} pull request {pull.num}"):
             self.api.rename_discussion(repo_id, pull.num, new_title=f"Superseded: {pull.title}"[:200])
             if pull.status in ("open", "draft"):
+                self.before_write()
                 self.api.change_discussion_status(repo_id, pull.num, "closed", comment=comment)
 
     def tag(self, repo_id: str, tag: str, revision: str) -> bool:

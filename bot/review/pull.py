@@ -113,10 +113,12 @@ def _offered(
 
 
 def _refuse_refused(state: State, key: str, pulls: list[Pull], standing: Pull | None) -> None:
-    """Raises Refused where a person said no and nobody said retry since."""
+    """Raises Refused where a person said no, by a word or by closing, and nobody said retry since."""
     closed = pulls and standing is None
+    closed_at = max((each.closed_at for each in pulls if each.closed_at), default=None)
     said = decisions.newest(state, key)
-    if said in ("refuse", "skip") or (closed and said != "retry"):
+    taken_back = said == "retry" and (closed_at is None or decisions.retried_since(state, key, closed_at))
+    if said in ("refuse", "skip") or (closed and not taken_back):
         raise Refused(
             f"release {key} was refused" + (f": pull request {pulls[0].number} is closed" if closed else ""),
             where=pulls[0].url if pulls else "",

@@ -3,6 +3,10 @@
 The last step of a release, with a token of its own, since a publisher's token covers one repo. It may fail
 and be run again without anything being taken back. The predecessor's card gets `new_version` as a pull
 request; it is merged where the token may, and else waits there for a person.
+
+The predecessor is public, and the title of that pull request is no secret: anybody may open one like it, with
+more in it than a line of the card. So one that stands there counts only where its author is one of us
+(`bot.hubpulls`), and is merged only where it changes nothing but the card.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from bot import naming
-from bot.edges.hub import Hub, translated
-from bot.errors import InputError, Refused
+from bot import hubpulls, log, naming
+from bot.edges.hub import Hub, PullRequest, RepoState, translated
+from bot.errors import InfrastructureError, InputError, Refused
 from bot.models import SCHEMA_VERSION, Model, Release
 from bot.recipe import Recipe
 
@@ -74,31 +78,50 @@ def _parts(repo_id: str, suffix: str) -> tuple[str, tuple[int, ...], str] | None
 
 
 def _tell(hub: Hub, before: str, repo_id: str) -> Told:
-    """Bring `new_version` into the predecessor's card, by a pull request that stands already or a new one."""
+    """Bring `new_version` into the predecessor's card, by a pull request of ours that stands or a new one."""
     naming.parse_base(before)
-    if hub.state(before).card.get("new_version") == repo_id:
+    main = hub.state(before)
+    if main.card.get("new_version") == repo_id:
         return "unchanged"
     title = f"{TITLE}: {repo_id}"
-    standing = next((e for e in hub.pull_requests(before) if e.title == title and e.status == "open"), None)
-    if standing is None:
-        _propose(hub, before, repo_id, title)
-        standing = next(e for e in hub.pull_requests(before) if e.title == title and e.status == "open")
+    standing = _standing(hub, before, title)
+    if standing and not _is_card_only(hub, main, standing):
+        log.warning(f"pull request {standing.num} of {before} changes more than its card: it is not merged")
+        return "proposed"
+    num = standing.num if standing else _propose(hub, main, repo_id, title)
     try:
-        hub.merge(before, standing.num, comment="By release-bot.")
+        hub.merge(before, num, comment="By release-bot.")
     except InputError:
         return "proposed"  # the token may not: whoever may write there merges it
     return "merged"
 
 
-def _propose(hub: Hub, before: str, repo_id: str, title: str) -> None:
-    """A pull request that adds the one line to the predecessor's card."""
+def _standing(hub: Hub, before: str, title: str) -> PullRequest | None:
+    """The newest open pull request of this title that one of us made."""
+    found = [each for each in hub.pull_requests(before) if each.title == title and each.status == "open"]
+    ours = hubpulls.accounts(hub, before.split("/")[0]) if found else frozenset()
+    return next((each for each in found if each.author.lower() in ours), None)
+
+
+def _is_card_only(hub: Hub, main: RepoState, pull: PullRequest) -> bool:
+    """Whether merging changes README.md at most. False also where main's files moved on since it was made."""
+    there = hub.state(main.repo_id, pull.revision).files
+    differing = {path for path in main.files | there if main.files.get(path) != there.get(path)}
+    return differing <= {"README.md"}
+
+
+def _propose(hub: Hub, main: RepoState, repo_id: str, title: str) -> int:
+    """Open a pull request that adds the one line to the predecessor's card; returns its number."""
     from huggingface_hub import ModelCard
 
-    main = hub.head(before)
+    before, revision = main.repo_id, main.revision
     with tempfile.TemporaryDirectory() as folder:
         with translated(f"{before} README.md"):
-            path = Path(hub.api.hf_hub_download(before, "README.md", revision=main, local_dir=folder))
+            path = Path(hub.api.hf_hub_download(before, "README.md", revision=revision, local_dir=folder))
             card = ModelCard(path.read_text(encoding="utf-8"))
         card.data["new_version"] = repo_id
         path.write_text(str(card), encoding="utf-8")
-        hub.commit(before, title=title, add={"README.md": path}, parent=main, create_pr=True)
+        _, num = hub.commit(before, title=title, add={"README.md": path}, parent=revision, create_pr=True)
+    if num is None:
+        raise InfrastructureError(f"the Hub opened no pull request on {before}", fix="run curate again")
+    return num

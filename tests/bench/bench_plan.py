@@ -82,10 +82,13 @@ def main() -> None:
             tracked, Recipes(usable=usable), facts, fleet_, organization="o", keys=Keys(1), now=NOW
         )
         best = min(best, time.perf_counter() - started)
-    assert len(found.entries) + len(found.skips) == BASES * len(usable)
+    assert len(found.entries) + len(found.skips) == BASES * len(usable), "every pair is planned or told"
+    started = len(plan.matrix(found)["include"])
+    assert started + found.num_left == len(found.entries) > plan.MAX_JOBS
     verdict = "reached" if best < TARGET_S else "MISSED"
     title = f"planning {BASES} bases × {len(usable)} recipes"
     print(f"{title:42}{best:9.3f} s  {len(found.entries)} jobs, {len(found.skips)} skips")
+    print(f"{'in the first tick':42}{started:9}    {found.num_left} wait for the next ones")
     print(f"target: {TARGET_S:g} s of our own: {verdict}")
 
 

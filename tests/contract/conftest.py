@@ -30,6 +30,7 @@ users:
   alice: {{fullname: Alice}}
   bob: {{fullname: Bob}}
   carol: {{}}
+  eve: {{}}
 orgs:
   acme: {{members: {{alice: admin, bob: read, carol: contributor}}}}
 tokens:
@@ -38,6 +39,7 @@ tokens:
   - {{token: hf_alice_read, user: alice, scopes: [read]}}
   - {{token: hf_bob, user: bob}}
   - {{token: hf_carol, user: carol}}
+  - {{token: hf_eve, user: eve}}
   - {{token: hf_prepare, user: alice, name: prepare, scopes: [create], repos: ["acme/*"]}}
   - {{token: hf_gpu, user: alice, name: gpu job, scopes: [contribute], repos: ["acme/release"]}}
   - {{token: hf_publish, user: alice, name: publish, scopes: [write], repos: ["acme/release"]}}

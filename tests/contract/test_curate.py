@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from cards import golden
+from huggingface_hub import CommitOperationAdd
 
 from bot.edges.hub import Hub as Edge
 from bot.errors import Refused
 from bot.recipe import Recipe
-from bot.stages.curate import Curated, curate
+from bot.stages.curate import TITLE, Curated, curate
 
 CARD = b"---\nlicense: apache-2.0\n---\n\n# A card\n"
 
@@ -49,6 +50,41 @@ def test_the_predecessor_is_told_by_a_pull_request_once(guarded: Any):
 def test_a_token_that_may_write_there_merges_it(guarded: Any):
     old, new = published(guarded, "Qwen4.1-1B"), published(guarded, "Qwen4.2-1B")
     assert curated(guarded, new, [old, new], guarded.token).new_version == "merged"
+
+
+def opened(guarded: Any, token: str, old: str, new: str, *paths: str) -> int:
+    """A pull request under the title that curating looks for."""
+    operations = [CommitOperationAdd(path, CARD + b"More.\n") for path in paths]
+    api = guarded.as_token(token)
+    return api.create_commit(old, operations, commit_message=f"{TITLE}: {new}", create_pr=True).pr_num
+
+
+@pytest.mark.parametrize("paths", [("README.md", "modeling_evil.py"), ("README.md",)])
+def test_a_stranger_s_pull_request_of_that_title_is_never_merged(guarded: Any, paths: tuple[str, ...]):
+    """The predecessor is public and the title no secret; ours is opened beside it."""
+    name = f"Qwen6.{len(paths)}"
+    old, new = published(guarded, f"{name}.1-1B"), published(guarded, f"{name}.2-1B")
+    theirs = opened(guarded, "hf_eve", old, new, *paths)
+    assert curated(guarded, new, [old, new], guarded.token).new_version == "merged"
+    edge = Edge(embedded=True, endpoint=guarded.endpoint, token=guarded.token)
+    found = {each.num: (each.author, each.status) for each in edge.pull_requests(old)}
+    assert found.pop(theirs) == ("eve", "open")
+    assert list(found.values()) == [("root", "merged")]
+    assert "modeling_evil.py" not in edge.state(old).files
+    assert edge.state(old).card["new_version"] == new
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"), [(("README.md",), "merged"), (("README.md", "modeling_evil.py"), "proposed")]
+)
+def test_a_member_s_is_merged_where_it_changes_the_card_only(guarded: Any, paths: tuple[str, ...], told: str):
+    name = f"Qwen7.{len(paths)}"
+    old, new = published(guarded, f"{name}.1-1B"), published(guarded, f"{name}.2-1B")
+    opened(guarded, "hf_carol", old, new, *paths)
+    assert curated(guarded, new, [old, new], guarded.token).new_version == told
+    edge = Edge(embedded=True, endpoint=guarded.endpoint, token=guarded.token)
+    assert len(list(edge.pull_requests(old))) == 1
+    assert "modeling_evil.py" not in edge.state(old).files
 
 
 def test_nothing_points_at_what_is_private(guarded: Any):

@@ -22,7 +22,7 @@ from bot import job as jobs
 from bot.config import Config
 from bot.edges import hf_jobs
 from bot.edges.hub import Hub
-from bot.errors import InfrastructureError, InputError, Interrupted, UsageError
+from bot.errors import InfrastructureError, InputError, Interrupted, Stopped, UsageError
 from bot.job import Job
 
 pytestmark = pytest.mark.contract
@@ -97,9 +97,7 @@ def test_the_command_prints_what_came_back(prepared: Job, capsys: pytest.Capture
     assert found["brought_back"]
 
 
-def test_the_job_gets_the_token_that_is_meant_for_it(
-    prepared: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_job_gets_the_token_that_is_meant_for_it(prepared: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that nobody has: the job is refused by the Hub, and ends as the bot's own error."""
     staged(prepared)
     monkeypatch.setenv("RELEASE_BOT_JOBS_TOKEN", "hf_of_nobody_at_all")
@@ -118,7 +116,7 @@ def test_a_run_that_fails_there_fails_alike_here(prepared: Job) -> None:
     [
         ("raise SystemExit(0)", InfrastructureError),
         ("import os; os.kill(os.getpid(), 9)", InfrastructureError),
-        ("print('release-bot-job-ended {\"nonce\": \"x\", \"exit_code\": 0}')", InfrastructureError),
+        ('print(\'release-bot-job-ended {"nonce": "x", "exit_code": 0}\')', InfrastructureError),
         ("print('release-bot-job-ended []')", InfrastructureError),
     ],
 )
@@ -130,9 +128,7 @@ def test_a_job_that_does_not_say_how_it_ended_is_not_believed(
         hf_jobs.run(prepared, flavor="l40sx1", until=None, overrides={})
 
 
-def test_a_running_job_is_followed_and_not_paid_twice(
-    prepared: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_job_is_followed_and_not_paid_twice(prepared: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """...and once it is cancelled, whoever follows it is told."""
     code = "import time; print('up', flush=True); time.sleep(600)"
     monkeypatch.setattr(hf_jobs, "_launcher", lambda _: [sys.executable, "-c", code])
@@ -178,6 +174,51 @@ def test_what_a_job_brings_is_data(prepared: Job) -> None:
     assert hf_jobs.fetch(hub, release.target_repo, "Another", work) == []
 
 
+def carried(hub: Hub, repo_id: str, said: bytes) -> int:
+    """A pull request under the title of a job's results."""
+    content = [CommitOperationAdd("work/job.json", said)]
+    return hub.api.create_commit(repo_id, content, commit_message="Work", create_pr=True).pr_num
+
+
+def test_a_stranger_s_results_are_not_fetched(tmp_path: Path, without_xet: None) -> None:
+    """The target may be public, and the title holds no secret; theirs is the newest here."""
+    accounts = {
+        "users": {"root": {"admin": True}, "ann": {}, "job": {}, "eve": {}},
+        "orgs": {"acme": {"members": {"ann": "write", "job": "contributor"}}},
+        "tokens": [{"token": f"hf_{user}", "user": user} for user in ("root", "ann", "job", "eve")],
+    }
+    (tmp_path / "accounts.json").write_text(json.dumps(accounts))
+    with localhub.running(tmp_path / "hub", accounts=tmp_path / "accounts.json", token="hf_root") as running:
+        root, ann, job, eve = (
+            Hub(embedded=True, endpoint=running.url, token=f"hf_{user}")
+            for user in ("root", "ann", "job", "eve")
+        )
+        root.api.create_repo("acme/x")
+        carried(eve, "acme/x", b"evil")
+        assert hf_jobs.fetch(ann, "acme/x", "Work", tmp_path / "work") == []
+        ours = carried(job, "acme/x", b"{}")
+        theirs = carried(eve, "acme/x", b"evil")
+        assert hf_jobs.fetch(ann, "acme/x", "Work", tmp_path / "work") == ["job.json"]
+        assert (tmp_path / "work" / "job.json").read_bytes() == b"{}"
+        assert {e.num: e.status for e in root.pull_requests("acme/x") if e.num in (ours, theirs)} == {
+            ours: "closed",
+            theirs: "open",
+        }
+
+
+def test_results_are_fetched_while_writing_is_paused_and_stay_open(prepared: Job) -> None:
+    def switch() -> None:
+        raise Stopped("paused by ann: wait")
+
+    repo_id = prepared.release.target_repo
+    prepared.hub.create_private(repo_id)
+    carried(prepared.hub, repo_id, b"{}")
+    prepared.hub.before_write = switch
+    work = prepared.workspace.root.parent / "fetched"
+    assert hf_jobs.fetch(prepared.hub, repo_id, "Work", work) == ["job.json"]
+    assert [each.status for each in prepared.hub.pull_requests(repo_id)] == ["open"]
+
+
 @pytest.mark.parametrize(
     "name", ["../x", "evidence/../job.json", "/job.json", "logs/a/b", "logs/..", "card/plots/../../x", "a\n"]
 )
@@ -207,7 +248,7 @@ def origin(tmp_path: Path) -> tuple[Path, str]:
     folder.mkdir()
     (folder / "Makefile").write_text(
         "setup:\n\tmkdir -p .venv/bin\n"
-        "\tprintf '#!/bin/sh\\nprintf \"%%s|\" \"$$@\"; git rev-parse HEAD\\n' > .venv/bin/python\n"
+        '\tprintf \'#!/bin/sh\\nprintf "%%s|" "$$@"; git rev-parse HEAD\\n\' > .venv/bin/python\n'
         "\tchmod +x .venv/bin/python\n"
     )
     git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@localhost"]

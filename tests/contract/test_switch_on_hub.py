@@ -95,3 +95,24 @@ def test_it_is_asked_again_once_the_weights_have_arrived(embedded: Hub, tmp_path
         )
     assert len(asked) == 2
     assert facts(embedded, name) == before
+
+
+def test_taking_a_pull_request_away_is_two_writes_and_each_is_asked_for(embedded: Hub) -> None:
+    """Stopped in between, it is renamed: no release is found by it, and it is not taken for a refusal."""
+    name = embedded.name()
+    embedded.api.create_repo(name, private=True)
+    embedded.api.create_commit(
+        name, [CommitOperationAdd("y", b"y")], commit_message="Release x", create_pr=True
+    )
+    asked: list[int] = []
+
+    def switch() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise Stopped("paused by ann: wait")
+
+    edge = Edge(embedded=True, endpoint=embedded.endpoint, token=embedded.token, before_write=switch)
+    with pytest.raises(Stopped):
+        edge.supersede(name, pull(name), comment="x")
+    (left,) = edge.pull_requests(name)
+    assert (left.title, left.status) == ("Superseded: Release x", "open")

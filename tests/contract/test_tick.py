@@ -264,16 +264,18 @@ def test_a_hub_that_is_away_ends_as_infrastructure(hub, state, monkeypatch, caps
 
 
 def test_only_our_own_branches_are_cards():
+    at = datetime(2026, 11, 21, tzinfo=UTC)
+
     def pull(number: int, branch: str, *, same_repo: bool = True) -> Pull:
         return Pull(
             number=number, title="x", body="", state="open", author="bot", branch=branch, head_sha="a",
-            merge_sha=None, base="main", same_repo=same_repo, labels=(), url="u",
+            merge_sha=None, base="main", same_repo=same_repo, labels=(), url="u", closed_at=at,
         )  # fmt: skip
 
     key = "0123456789abcdef"
     pulls = [pull(1, f"release/{key}"), pull(2, f"release/{key}", same_repo=False), pull(3, key),
              pull(4, f"release/{key}/x"), pull(5, "main"), pull(6, "release/../x")]  # fmt: skip
-    assert [each.number for each in card_pulls(pulls)] == [1]
+    assert [(each.number, each.closed_at) for each in card_pulls(pulls)] == [(1, at)]
 
 
 def test_the_fleet_that_ships_runs_every_recipe_on_what_is_watched():

@@ -19,7 +19,6 @@ from bot.review.pull import Offered, bring, fetch_card, of_release, offer
 from bot.state import Decision
 
 HUB = "https://hub.example"
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WRITING = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -43,8 +42,7 @@ def edit(github: GitHub, one: Carded, before: str, after: str) -> None:
     github.put(path, changed, branch=one.branch, message="Edit", replaces=version)
 
 
-def decided(state: BranchState, key: str, kind: str, hours: int = 0) -> None:
-    at = NOW + timedelta(hours=hours)
+def decided(state: BranchState, key: str, kind: str, at: datetime) -> None:
     decisions.record(state, Decision(key=key, kind=kind, who="ann", why="because", at=at, gates=[]))
 
 
@@ -154,14 +152,19 @@ def test_a_closed_one_is_a_refusal_until_somebody_says_retry(
 ):
     one = carded(tmp_path, evidence_of())
     first = brought(github, state, one)
+    opened_at = datetime.now(UTC) - timedelta(hours=1)
+    decided(state, one.key, "retry", opened_at)
     github.close_pull(first.number)
+    closed_at = github.pull(first.number).closed_at
+    assert closed_at is not None
+    assert closed_at > opened_at
     with pytest.raises(Refused, match=f"pull request {first.number} is closed"):
-        brought(github, state, one)
-    decided(state, one.key, "refuse")
-    decided(state, one.key, "retry", hours=1)
+        brought(github, state, one)  # what was said before the closing does not take it back
+    decided(state, one.key, "refuse", closed_at)
+    decided(state, one.key, "retry", closed_at + timedelta(hours=1))
     second = brought(github, state, one)
     assert (second.state, second.number > first.number) == ("opened", True)
-    decided(state, one.key, "skip", hours=2)
+    decided(state, one.key, "skip", closed_at + timedelta(hours=2))
     with pytest.raises(Refused, match="was refused"):
         brought(github, state, one)
 

@@ -150,6 +150,15 @@ def test_what_is_public_counts_most():
     assert ledger.status(PAIR, world(records), NOW).state == "refused"
 
 
+@pytest.mark.parametrize(("minutes", "expected"), [(-1, "refused"), (0, "refused"), (1, "planned")])
+def test_only_a_retry_after_the_closing_takes_it_back(minutes: int, expected: str):
+    card = CardPull(key=KEY, number=4, state="closed", url="u", closed_at=NOW)
+    at = NOW + timedelta(minutes=minutes)
+    said = Decision(key=KEY, kind="retry", who="ada", why="x", at=at, gates=[])
+    records = Records(decisions={KEY: Decisions(key=KEY, decisions=[said])})
+    assert ledger.status(PAIR, world(records, cards={KEY: card}), NOW).state == expected
+
+
 def test_of_two_pull_requests_of_one_branch_the_newer_counts():
     old, new = (CardPull(key=KEY, number=n, state=s, url="u") for n, s in ((1, "closed"), (2, "open")))  # type: ignore[arg-type]
     assert ledger.newest_cards([new, old]) == {KEY: new}

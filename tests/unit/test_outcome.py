@@ -116,6 +116,28 @@ def test_a_failure_is_an_attempt_and_the_lease_ends_with_it(
     assert state.list("") == [attempts_path(KEY)]
 
 
+@pytest.mark.parametrize(
+    ("path", "results"),
+    [
+        (attempts_path(KEY), ended("build", "failure", failure=failure("audit"))),
+        (
+            unchanged_path(KEY),
+            ended("prepare", "success", kind="metadata", predecessor=BEFORE)
+            | ended("build", "success", ended="nothing_to_change"),
+        ),
+    ],
+)
+def test_the_lease_is_given_back_where_nothing_can_be_recorded(
+    state: FolderState, path: str, results: dict[str, JobResult]
+):
+    """What stands there cannot be read; a person mends it, and is not kept waiting for the lease."""
+    state.write(path, "{", version=None)
+    leases.take(state, WORK, holder="7", now=NOW, ttl=timedelta(hours=80))
+    with pytest.raises(InputError):
+        outcome.finish(state, WORK, results, holder="7", now=NOW)
+    assert state.list("") == [path]
+
+
 def test_one_that_says_it_is_not_due_is_no_attempt(state: FolderState):
     results = ended("prepare", "failure", proceed="false") | ended("build", "skipped")
     assert outcome.finish(state, WORK, results, holder="7", now=NOW).recorded is None
