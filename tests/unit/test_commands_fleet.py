@@ -57,6 +57,7 @@ def test_mistakes_are_usage_errors(texts: tuple[str, ...]):
 def test_the_cache_is_pruned_to_its_cap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setenv("RELEASE_BOT_HOME", str(tmp_path / "home"))  # never what was measured in this checkout
     monkeypatch.setenv("RELEASE_BOT_CACHE", str(tmp_path / "cache"))
     own, digest = Cache(tmp_path / "cache"), "ab" * 32
     source = tmp_path / "file"
