@@ -117,7 +117,7 @@ def review_check(arguments: argparse.Namespace) -> int:
         write_json(arguments.out, verdict)
     lines = [f"{each.folder}: {_told(each.problems)}" for each in verdict.cards] or ["no card was found"]
     lines += [f"- {each}" for each in [*verdict.problems, *(p for c in verdict.cards for p in c.problems)]]
-    _append("GITHUB_STEP_SUMMARY", f"### Card review\n\n{words.block(lines)}\n")
+    log.append("GITHUB_STEP_SUMMARY", f"### Card review\n\n{words.block(lines)}\n")
     _done(arguments, verdict, "\n".join(lines))
     return 0 if verdict.passed else GateFailed.exit_code
 
@@ -202,7 +202,7 @@ def release_on_merge(arguments: argparse.Namespace) -> int:
         found = merged.publishable(github, state, root, changed_paths(root, push.before))
     if arguments.matrix:
         text = json.dumps(found.matrix())
-        _append("GITHUB_OUTPUT", f"matrix={text}\ncount={len(found.releases)}\n")
+        log.append("GITHUB_OUTPUT", f"matrix={text}\ncount={len(found.releases)}\n")
         print(log.redact(text))
         return 0
     names = ", ".join(f"{each.key} ({each.card})" for each in found.releases)
@@ -237,7 +237,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     pulls = github.pulls()
     found = _overview(settings, state.snapshot(), pulls)
     shown = board.show(github, state, found, done=done, ignored=ignored)
-    _append("GITHUB_OUTPUT", f"approved={json.dumps(shown.approved)}\n")
+    log.append("GITHUB_OUTPUT", f"approved={json.dumps(shown.approved)}\n")
     labels.mark_published(github, pulls, found.releases)
     return _done(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
 
@@ -316,10 +316,3 @@ def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:
     else:
         print(log.redact(log.printable(text)))
     return 0
-
-
-def _append(variable: str, text: str) -> None:
-    """Add to a file that GitHub names. Outputs are JSON, which has no line break that could begin another."""
-    if path := os.environ.get(variable):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(log.redact(text))

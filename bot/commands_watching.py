@@ -109,8 +109,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
             refuse_paused(state)  # planning may have taken minutes
             _queue(state, [each["key"] for each in matrix["include"]])
         if arguments.matrix:
-            _append("GITHUB_OUTPUT", f"matrix={json.dumps(matrix)}\ncount={len(matrix['include'])}\n")
-        _append("GITHUB_STEP_SUMMARY", log.redact(plansummary.text(found, watched)))
+            log.append("GITHUB_OUTPUT", f"matrix={json.dumps(matrix)}\ncount={len(matrix['include'])}\n")
+        log.append("GITHUB_STEP_SUMMARY", log.redact(plansummary.text(found, watched)))
     if arguments.matrix:
         print(log.redact(json.dumps(matrix)))
     elif arguments.json:
@@ -284,10 +284,3 @@ def _forget_queues(state: State, now: datetime) -> None:
                 state.delete(path, version)
         except (InputError, Refused) as e:
             log.warning(e.what)
-
-
-def _append(variable: str, text: str) -> None:
-    """Add to a file that GitHub names in the environment, if it names one."""
-    if path := os.environ.get(variable):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)

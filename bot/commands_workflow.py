@@ -200,7 +200,7 @@ def offer(arguments: argparse.Namespace) -> int:
         pipeline.run_one(made, "card")
         offered = pull.offer(github, state, made.card, hub_url=hub.endpoint)
     text = f"{offered.url}\n\n{github.pull(offered.number).body}\n"
-    _append("GITHUB_STEP_SUMMARY", log.redact(text))
+    log.append("GITHUB_STEP_SUMMARY", log.redact(text))
     return _done(arguments, offered, f"pull request {offered.number} is {offered.state}: {offered.url}")
 
 
@@ -403,9 +403,3 @@ def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:
     else:
         print(log.redact(log.printable(text)))
     return 0
-
-
-def _append(variable: str, text: str) -> None:
-    if path := os.environ.get(variable):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)

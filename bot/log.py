@@ -46,6 +46,16 @@ def redact(text: str) -> str:
     return text
 
 
+def append(variable: str, text: str) -> None:
+    """Add to a file that GitHub names in the environment (outputs, the job summary); secrets masked.
+
+    Outputs are JSON or of one line: a line break in one could begin another.
+    """
+    if path := os.environ.get(variable):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(redact(text))
+
+
 def printable(text: str) -> str:
     """`text` without control characters other than newline and tab; outside text is data."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
@@ -181,12 +191,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
 
 def _summary(columns: Sequence[str], body: list[list[str]], title: str) -> None:
     """Secrets are masked before cells are escaped: an escaped one would not be found."""
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
+    if not os.environ.get("GITHUB_STEP_SUMMARY"):
         return
     cells = [[markdown(redact(cell)) for cell in row] for row in [list(columns), *body]]
     lines = [f"### {markdown(redact(title))}", ""] if title else []
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(len(lines) - len(body), "|" + " --- |" * len(columns))
-    with open(path, "a", encoding="utf-8") as summary:
-        summary.write("\n".join(lines) + "\n\n")
+    append("GITHUB_STEP_SUMMARY", "\n".join(lines) + "\n\n")
