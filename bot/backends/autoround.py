@@ -245,7 +245,7 @@ def parameters(method: AutoRoundMethod, job: BackendJob) -> list[ParameterUse]:
         inert["low_gpu_mem_usage"] = "there is no GPU"
     if not method.torch_compile:
         inert["torch_compile"] = "off"
-    values = method.model_dump(mode="json", exclude={"backend"})
+    values = {name: value for name, value in method.stated().items() if name != "backend"}
     return [
         ParameterUse(parameter=name, value=value, acted=name not in inert, why=inert.get(name, "read"))
         for name, value in values.items()

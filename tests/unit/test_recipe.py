@@ -114,6 +114,7 @@ def test_a_bad_recipe_names_line_field_and_what_was_given(before, after, line, w
 
 
 MODULE = "coverage.quantize.0"
+FRESH = "fresh-group-scales"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,11 @@ MODULE = "coverage.quantize.0"
         ("static_groups: false", "static_groups: true", "method.static_groups", "acts only with desc_act"),
         ("mode: spread", "mode: exact", "calibration.sets.0.lengths.min_tokens", "one length"),
         ("foem_beta: 0.2", "", "method.foem_alpha", "go together"),
+        ("mse: 2.0", "mse: 2.0\n  patches: [fresh]", "method.patches.0", "fresh-group-scales"),
+        ("mse: 2.0", f"mse: 2.0\n  patches: [{FRESH}, {FRESH}]", "method.patches.1", "stated twice"),
+        ("group_size: 32", f"group_size: 128\n  patches: [{FRESH}]", "method.patches.0", "starts with its"),
+        ("foem_beta: 0.2", "foem_beta: 0\n  patches: [foem-cross-block]", "method.patches.0", "first-order"),
+        ("foem_alpha: 0.25", "foem_alpha: 0\n  patches: [gptaq-cross-block]", "method.patches.0", "asymm"),
         ("backend: gptqmodel", "", "method.backend", "which tool quantizes"),
         ("{image: 2}", "{imag: 2}", "serve.limit_mm_per_prompt.imag", "did you mean 'image'"),
     ],
@@ -323,6 +329,16 @@ def test_the_digest_follows_content_and_not_comments_or_prose():
 
 EVOL = "theblackcat102/evol-codealpaca-v1"
 SHA = "a" * 40
+
+
+def test_a_choice_that_is_not_made_leaves_the_digest_as_it_was():
+    """Keys of releases that exist may not move when a recipe learns a new field."""
+    plain = parse(FOEM)
+    assert "patches" not in json.loads(plain.canonical())["method"]
+    assert parse(FOEM.replace("mse: 2.0", "mse: 2.0\n  patches: []")).digest() == plain.digest()
+    patched = parse(FOEM.replace("mse: 2.0", f"mse: 2.0\n  patches: [{FRESH}]"))
+    assert patched.digest() != plain.digest()
+    assert recipes.Recipe.model_validate(plain.model_dump(mode="json")) == plain
 
 
 def test_pinning_replaces_only_revisions_and_keeps_comments():
