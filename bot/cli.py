@@ -19,6 +19,7 @@ from bot import (
     commands,
     commands_fleet,
     commands_github,
+    commands_lab,
     commands_watching,
     commands_workflow,
     log,
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _releasing(command)
     _measuring(command)
+    commands_lab.add_parsers(command)
     _checking(command)
     command("doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not")
     commands_watching.add_parsers(command)
@@ -239,9 +241,7 @@ def _measuring(command: Command) -> None:
     override.add_argument("--gate", action="append", required=True, metavar="ID", dest="gates")
     override.add_argument("--why", required=True, metavar="TEXT", help="stands on the card")
     override.add_argument("--who", metavar="NAME", help="who decides (default: the Hub account)")
-    override.add_argument(
-        "--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)"
-    )
+    override.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: .release-bot/work)")
 
 
 _STAGE_HELP = {

@@ -89,7 +89,7 @@ class GptqMethod(MethodModel):
             )
         if self.static_groups and not self.desc_act:
             raise Impossible(
-                "static_groups acts only with desc_act: it fixes the groups that desc_act would reorder",
+                "static_groups is for desc_act, which would reorder the groups: alone it only stales scales",
                 "static_groups",
                 "desc_act",
             )

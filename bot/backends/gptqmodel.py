@@ -228,9 +228,8 @@ def parameters(
     else:
         inert["foem_alpha"] = inert["foem_beta"] = "not asked for"
         inert["fallback_rtn_threshold"] = "no module fell below it: every sample reached every module"
-    for name, why in (("static_groups", "acts with desc_act only"), ("desc_act", "off")):
-        if not method.desc_act:
-            inert[name] = why
+    if not method.desc_act:
+        inert["desc_act"] = inert["static_groups"] = "off"
     if not method.act_group_aware:
         inert["act_group_aware"] = "off"
     if method.mse == 0:

@@ -56,12 +56,12 @@ def test_rows_of_a_split_in_the_files_order(folder: Path) -> None:
 
 def test_the_process_leaves_rows_or_a_typed_error(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
-    assert main([str(folder), "first", "test", str(out)]) == 0
+    assert main([str(folder), "first", "test", "text", str(out)]) == 0
     assert rows(out) == ["", " a \n", "b", "c", "d"]
-    assert main([str(folder), "first", "dev", str(out)]) == 3
+    assert main([str(folder), "first", "dev", "text", str(out)]) == 3
     error = json.loads((tmp_path / "rows.json.error").read_text(encoding="utf-8"))
     assert error["error"] == "InputError"
-    assert main([str(folder), "first", "test", str(out)]) == 0
+    assert main([str(folder), "first", "test", "text", str(out)]) == 0
     assert not (tmp_path / "rows.json.error").exists()
 
 

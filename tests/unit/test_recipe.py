@@ -152,7 +152,7 @@ FRESH = "fresh-group-scales"
         ("- mlp.gate_proj", '- ""', MODULE, "not a module of a decoder layer"),
         ("- mlp.up_proj", "- mlp.gate_proj", "coverage.quantize.1", "stated twice"),
         ("sym: true", "sym: true\n  kv_cache: fp8", "method.kv_cache", "carry no FP8 KV scales"),
-        ("static_groups: false", "static_groups: true", "method.static_groups", "acts only with desc_act"),
+        ("static_groups: false", "static_groups: true", "method.static_groups", "is for desc_act"),
         ("mode: spread", "mode: exact", "calibration.sets.0.lengths.min_tokens", "one length"),
         ("foem_beta: 0.2", "", "method.foem_alpha", "go together"),
         ("mse: 2.0", "mse: 2.0\n  patches: [fresh]", "method.patches.0", "fresh-group-scales"),

@@ -65,7 +65,7 @@ def job(tmp_path: Path) -> ScoreJob:
 
 
 def run(tmp_path: Path, script: str, **options: float) -> int:
-    return score_process.run(job(tmp_path), engine(tmp_path, script), tmp_path, **options)
+    return score_process.run([job(tmp_path)], engine(tmp_path, script), tmp_path, **options)
 
 
 def test_an_end_without_error_tells_the_memory(tmp_path: Path) -> None:
