@@ -2,8 +2,8 @@
 
 Each variant is a release's folder below `OUT/work`, made by the same stages up to the audit, and never
 uploaded. The base is scored once for each text. A variant that fails (its audit, or it does not load) is told
-with the reason, the others go on, and the next run tries it again. All texts of a checkpoint are scored in one
-start of the engine.
+with the reason, the others go on, and the next run tries it again. All texts of a checkpoint are scored in
+one start of the engine.
 """
 
 from __future__ import annotations
