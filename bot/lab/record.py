@@ -126,9 +126,9 @@ class LabEvidence(Model):
     measured_at: str
 
 
-def key_of(release_key: str, environments: list[str], texts: list[Text]) -> str:
-    """16 hex digits over what a record's figures depend on."""
-    content = [release_key, environments, [each.model_dump(mode="json") for each in texts]]
+def key_of(release_key: str, conditions: list[str], texts: list[Text]) -> str:
+    """16 hex digits over what a record's figures depend on; `conditions`: environments, machine, serving."""
+    content = [release_key, conditions, [each.model_dump(mode="json") for each in texts]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

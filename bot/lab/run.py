@@ -123,9 +123,14 @@ def _text(domain: str, plan: Evaluation) -> Text:
 def _measured(bench: Bench, made: Job, asked: Asked, texts: list[Text]) -> Measured:
     """The variant's record: found, or made now."""
     facts = bench.engine.facts
-    serve = made.recipe.serve.model_dump_json()
-    machine = [facts.environment_digest, bench.tools.digest, facts.hardware.model_dump_json(), serve]
-    key = key_of(made.release.key, machine, texts)
+    limits = made.recipe.thresholds  # an audit that failed by them is no finding about another's
+    held_to = [
+        made.recipe.serve.model_dump_json(),
+        str(limits.max_relative_error),
+        str(limits.min_row_cosine),
+    ]
+    machine = [facts.environment_digest, bench.tools.digest, facts.hardware.model_dump_json()]
+    key = key_of(made.release.key, [*machine, *held_to], texts)
     if found := bench.records.read(key):
         log.info(f"  measured already ({key})")
         return found

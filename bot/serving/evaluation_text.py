@@ -163,7 +163,7 @@ def _is_conversation(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(
-            isinstance(each, dict) and isinstance(each.get("content"), str) and "role" in each
+            isinstance(each, dict) and all(isinstance(each.get(part), str) for part in ("role", "content"))
             for each in value
         )
     )
