@@ -39,6 +39,7 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
         process = subprocess.Popen(
             [str(python), str(Path(__file__).with_name("tools.py")), str(write)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, pass_fds=(write,), text=True,
+            cwd=folder,
         )  # fmt: skip
         os.close(write)
         assert process.stdin is not None
