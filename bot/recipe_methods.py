@@ -122,6 +122,10 @@ class GptqMethod(MethodModel):
 
 
 class AutoRoundMethod(MethodModel):
+    """`learning_rate` and `minmax_learning_rate` None: the tool's 1 / iterations. `alg_ext`: SignRound V2."""
+
+    LATER = ("learning_rate", "minmax_learning_rate", "alg_ext")
+
     backend: Literal["autoround"]
     packing: Literal["auto_round:auto_gptq"]
     bits: Literal[4, 8]
@@ -132,6 +136,9 @@ class AutoRoundMethod(MethodModel):
     low_gpu_mem_usage: bool
     torch_compile: bool
     kv_cache: NoKvCache = "none"
+    learning_rate: float | None = Field(default=None, gt=0, lt=1)
+    minmax_learning_rate: float | None = Field(default=None, gt=0, lt=1)
+    alg_ext: bool = False
 
 
 class NvFp4Method(MethodModel):
