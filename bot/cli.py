@@ -19,6 +19,7 @@ from bot import (
     commands,
     commands_fleet,
     commands_github,
+    commands_lab,
     commands_switch,
     commands_watching,
     commands_workflow,
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _releasing(command)
     _measuring(command)
+    commands_lab.add_parsers(command)
     _checking(command)
     doctor = command(
         "doctor", commands.doctor, "say what this machine can quantize, serve and publish, and why not"

@@ -230,6 +230,7 @@ class Recipe(RecipeModel):
         quantizes nothing again.
         """
         content = self.model_dump(mode="json", exclude={"card", "serve", "evaluation", "thresholds"})
+        content["method"] = self.method.stated()
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def digest(self) -> str:

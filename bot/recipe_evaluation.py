@@ -53,12 +53,16 @@ class SpeedPlan(RecipeModel):
 
 
 class Evaluation(RecipeModel):
-    """What a release is measured on, the text pinned as calibration is; none of it shapes the weights."""
+    """What a release is measured on, the text pinned as calibration is; none of it shapes the weights.
+
+    `column` holds a row's text, or its conversation as a list of messages.
+    """
 
     dataset: RepoId
     revision: Revision
     config: str
     split: str
+    column: str = "text"
     window_tokens: PositiveInt
     stride_tokens: PositiveInt
     max_tokens: PositiveInt | None

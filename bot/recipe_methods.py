@@ -1,11 +1,15 @@
 """What each backend can be asked for: the `method` of a recipe, one model a backend.
 
-Combinations that the tool, or the engine that must load its checkpoint, refuses are refused here.
+Combinations that the tool, or the engine that must load its checkpoint, refuses are refused here; so is what
+could not act, such as a patch of a term that is turned off.
+
+A field that came after the first releases stands in `LATER`: at its default it is left out of what shapes the
+artifact, so that no release gets another key from a choice that it does not make.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -21,10 +25,28 @@ def _no_fp8_kv(value: object) -> object:
     return value
 
 
+BLOCK_COLUMNS = 128  # GPTQModel compensates within blocks of so many columns
+GptqPatch = Literal["fresh-group-scales", "foem-cross-block", "gptaq-cross-block"]
+
 NoKvCache = Annotated[Literal["none"], BeforeValidator(_no_fp8_kv)]
 
 
-class GptqMethod(RecipeModel):
+class MethodModel(RecipeModel):
+    """What all methods share."""
+
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    def stated(self) -> dict[str, Any]:
+        """The fields as JSON, without those of `LATER` that are at their default."""
+        fields = type(self).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.LATER}
+        unused = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return self.model_dump(mode="json", exclude=unused)
+
+
+class GptqMethod(MethodModel):
+    LATER = ("patches",)
+
     backend: Literal["gptqmodel"]
     packing: Literal["gptq"]
     bits: Literal[4, 8]
@@ -40,6 +62,15 @@ class GptqMethod(RecipeModel):
     foem_beta: float | None = Field(default=None, ge=0)
     fallback_rtn_threshold: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] | None = None
     kv_cache: NoKvCache = "none"
+    patches: list[GptqPatch] = Field(default_factory=list)
+
+    @field_validator("patches")
+    @classmethod
+    def _once(cls, value: list[GptqPatch]) -> list[GptqPatch]:
+        for index, patch in enumerate(value):
+            if patch in value[:index]:
+                raise Impossible("stated twice", str(index))
+        return value
 
     @field_validator("fallback_rtn_threshold")
     @classmethod
@@ -58,7 +89,7 @@ class GptqMethod(RecipeModel):
             )
         if self.static_groups and not self.desc_act:
             raise Impossible(
-                "static_groups acts only with desc_act: it fixes the groups that desc_act would reorder",
+                "static_groups is for desc_act, which would reorder the groups: alone it only stales scales",
                 "static_groups",
                 "desc_act",
             )
@@ -71,10 +102,30 @@ class GptqMethod(RecipeModel):
         if (self.foem_alpha is None) != (self.foem_beta is None):
             alone = "foem_alpha" if self.foem_beta is None else "foem_beta"
             raise Impossible("foem_alpha and foem_beta go together", alone)
+        for index, patch in enumerate(self.patches):
+            if found := self._in_vain(patch):
+                raise Impossible(f"{patch} could not act: {found[0]}", f"patches.{index}", *found[1:])
         return self
 
+    def _in_vain(self, patch: GptqPatch) -> tuple[str, ...]:
+        """Why `patch` could change nothing, and the fields that say so; empty when it could."""
+        if patch == "fresh-group-scales":
+            if self.static_groups:
+                return "static groups take all scales before the first column", "static_groups"
+            if self.group_size >= BLOCK_COLUMNS:
+                return f"every group of {BLOCK_COLUMNS} starts with its block", "group_size"
+        if patch == "foem-cross-block" and not self.foem_beta:
+            return "there is no first-order term without foem_beta", "foem_beta"
+        if patch == "gptaq-cross-block" and not self.foem_alpha:
+            return "there is no asymmetric term without foem_alpha", "foem_alpha"
+        return ()
 
-class AutoRoundMethod(RecipeModel):
+
+class AutoRoundMethod(MethodModel):
+    """`learning_rate` and `minmax_learning_rate` None: the tool's 1 / iterations. `alg_ext`: SignRound V2."""
+
+    LATER = ("learning_rate", "minmax_learning_rate", "alg_ext")
+
     backend: Literal["autoround"]
     packing: Literal["auto_round:auto_gptq"]
     bits: Literal[4, 8]
@@ -85,9 +136,12 @@ class AutoRoundMethod(RecipeModel):
     low_gpu_mem_usage: bool
     torch_compile: bool
     kv_cache: NoKvCache = "none"
+    learning_rate: float | None = Field(default=None, gt=0, lt=1)
+    minmax_learning_rate: float | None = Field(default=None, gt=0, lt=1)
+    alg_ext: bool = False
 
 
-class NvFp4Method(RecipeModel):
+class NvFp4Method(MethodModel):
     backend: Literal["modelopt"]
     packing: Literal["nvfp4"]
     bits: Literal[4]

@@ -30,6 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Folders whose tests share what takes minutes to make; a longer path comes first.
 GROUPS = {
     "tests/e2e/test_quantize.py": "quantizers",
+    "tests/numerics/": "numerics",
     "tests/e2e/test_chain.py": "chain",
     "tests/e2e/": "demo",
     "tests/serving/": "engine",

@@ -91,6 +91,7 @@ def quantize(
         seed=recipe.calibration.seed,
         dataset=batches,
         layer_config={pattern: dict(_KEEP) for pattern in [*_KEPT_PATTERNS, *_uncovered(shapes, expected)]},
+        **_tuning(method),
         low_gpu_mem_usage=method.low_gpu_mem_usage,
         enable_torch_compile=method.torch_compile,
         device_map="cpu" if job.device == "cpu" else 0,
@@ -124,6 +125,13 @@ def quantize(
         quantize_s=quantized - loaded,
         save_s=time.monotonic() - quantized,
     )
+
+
+def _tuning(method: AutoRoundMethod) -> dict[str, Any]:
+    """What a recipe may say of the training; what it does not say is left to the tool."""
+    said = {"lr": method.learning_rate, "minmax_lr": method.minmax_learning_rate}
+    found: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    return found | ({"enable_alg_ext": True} if method.alg_ext else {})
 
 
 def _length(calibration: Sequence[SampleSet]) -> int:
@@ -245,7 +253,7 @@ def parameters(method: AutoRoundMethod, job: BackendJob) -> list[ParameterUse]:
         inert["low_gpu_mem_usage"] = "there is no GPU"
     if not method.torch_compile:
         inert["torch_compile"] = "off"
-    values = method.model_dump(mode="json", exclude={"backend"})
+    values = {name: value for name, value in method.stated().items() if name != "backend"}
     return [
         ParameterUse(parameter=name, value=value, acted=name not in inert, why=inert.get(name, "read"))
         for name, value in values.items()

@@ -29,11 +29,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.backends import observe
+from bot.backends.patches import applied
+from bot.backends.patches.gptqmodel import PATCHES
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import BackendError, InputError
@@ -78,7 +80,8 @@ def quantize(
     total = observe.num_layers(expected)
     _follow(model, report, total)
     samples = [sample for each in calibration for sample in each]
-    log = model.quantize(samples, batch_size=1)
+    with applied([PATCHES[name] for name in method.patches]) as acted:
+        log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()
     num_tokens = sum(each.use.num_tokens for each in calibration)
     found = modules(log, method, num_samples=len(samples), num_tokens=num_tokens)
@@ -93,8 +96,12 @@ def quantize(
         modules=found,
         loss_unit="squared error of the outputs under the Hessian, per "
         + ("sample" if _foem(method) else "token"),
-        parameters=parameters(method, found),
-        patches=[*patches, "pack_impl=original (the tool's reference packer; same bytes, nothing compiled)"],
+        parameters=parameters(method, found, acted.counts()),
+        patches=[
+            *patches,
+            "pack_impl=original (the tool's reference packer; same bytes, nothing compiled)",
+            *mended(method, acted.counts()),
+        ],
         num_layers=total,
         resumed_layers=0,
         can_resume=False,
@@ -196,8 +203,23 @@ def modules(
     return sorted(found, key=lambda each: each.name)
 
 
-def parameters(method: GptqMethod, quantized: Sequence[ModuleResult]) -> list[ParameterUse]:
-    """Every parameter of the method, and whether it acted (how that was seen: the module's docstring)."""
+def mended(method: GptqMethod, counts: Mapping[str, int]) -> list[str]:
+    """The patches that acted, each with how often it changed a value in this run."""
+    return [
+        f"{name}: {PATCHES[name].what} ({counts[name]:,} {PATCHES[name].unit})"
+        for name in method.patches
+        if counts.get(name)
+    ]
+
+
+def parameters(
+    method: GptqMethod, quantized: Sequence[ModuleResult], acted: Mapping[str, int]
+) -> list[ParameterUse]:
+    """Every parameter of the method, and whether it acted.
+
+    `acted` counts what each patch changed. How the rest was seen: tests/numerics holds this list to the
+    checkpoints that the tool writes with each parameter on and off.
+    """
     foem = _foem(method)
     inert: dict[str, str] = {"kv_cache": "the method leaves the cache alone"}
     if foem:
@@ -206,9 +228,8 @@ def parameters(method: GptqMethod, quantized: Sequence[ModuleResult]) -> list[Pa
     else:
         inert["foem_alpha"] = inert["foem_beta"] = "not asked for"
         inert["fallback_rtn_threshold"] = "no module fell below it: every sample reached every module"
-    for name, why in (("static_groups", "acts with desc_act only"), ("desc_act", "off")):
-        if not method.desc_act:
-            inert[name] = why
+    if not method.desc_act:
+        inert["desc_act"] = inert["static_groups"] = "off"
     if not method.act_group_aware:
         inert["act_group_aware"] = "off"
     if method.mse == 0:
@@ -221,10 +242,15 @@ def parameters(method: GptqMethod, quantized: Sequence[ModuleResult]) -> list[Pa
         if raised
         else "as given"
     }
-    values = method.model_dump(mode="json", exclude={"backend"})
+    values = {name: value for name, value in method.stated().items() if name not in ("backend", "patches")}
     return [
         ParameterUse(
             parameter=name, value=value, acted=name not in inert, why=inert.get(name, notes.get(name, "read"))
         )
         for name, value in values.items()
-    ]
+    ] + [_patch_use(name, acted.get(name, 0)) for name in method.patches]
+
+
+def _patch_use(name: str, count: int) -> ParameterUse:
+    why = f"changed {count:,} {PATCHES[name].unit}" if count else "changed no value in this run"
+    return ParameterUse(parameter=f"patches.{name}", value=True, acted=count > 0, why=why)

@@ -192,7 +192,7 @@ class Calibrator:
 def parameters(method: NvFp4Method) -> list[ParameterUse]:
     """Every parameter of the method, and whether it acted."""
     notes = {"kv_cache": "the range of FP8 itself: recorded in the config, no scale is measured or written"}
-    values = method.model_dump(mode="json", exclude={"backend"})
+    values = {name: value for name, value in method.stated().items() if name != "backend"}
     return [
         ParameterUse(parameter=name, value=value, acted=value != "none", why=notes.get(name, "read"))
         for name, value in values.items()

@@ -119,6 +119,7 @@ def _point_at(hub_process: localhub.Running) -> None:
 def seed(hub: Any) -> None:
     """Bring the tiny base and the stand-in data sets to the embedded Hub, unless they are there."""
     from bot.demo import standins
+    from bot.lab import domains
 
     if not (FIXTURE / "config.json").is_file():
         raise InputError(
@@ -128,6 +129,7 @@ def seed(hub: Any) -> None:
         _commit(hub, BASE, "model", FIXTURE)
     wanted = {each.dataset for name in recipes.names() for each in recipes.load(name).calibration.sets}
     wanted |= {recipes.load(name).evaluation.dataset for name in recipes.names()}
+    wanted |= {each.dataset for each in domains.DOMAINS}
     missing = [each for each in sorted(wanted) if not _is_seeded(hub, each, "dataset")]
     if not missing:
         return

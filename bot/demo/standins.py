@@ -7,9 +7,10 @@ tables and plots drawn by Pillow. Every README says that it is a stand-in; nothi
 anything about the real set.
 
 The layouts follow the real repos: evol-codealpaca `train.jsonl`; C4 `en/c4-train.*.json.gz`; UltraChat,
-pile-10k, CNN/DailyMail and WikiText parquet; Nemotron-VLM a `<subset>/<subset>.jsonl` of messages beside tar
-shards of images, joined by file name. Texts that the tiny fixture was trained on are used for calibration;
-WikiText's `test` and `validation` come only from files that its training held out (`held_out`).
+pile-10k, CNN/DailyMail, WikiText and CodeXGLUE parquet; Nemotron-VLM a `<subset>/<subset>.jsonl` of messages
+beside tar shards of images, joined by file name. Texts that the tiny fixture was trained on are used for
+calibration; what is evaluated on (`test…` and `validation` of WikiText, UltraChat and CodeXGLUE) comes only
+from files that its training held out (`held_out`).
 
 The bytes are the same for the same Python, pyarrow and Pillow. It needs the `demo` extra (pyarrow, Pillow),
 imported only when something is written. Not covered: any language but English and Python.
@@ -25,10 +26,12 @@ import json
 import random
 import sysconfig
 import tarfile
+import textwrap
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +78,13 @@ def held_out(path: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Code and prose of one side of the held-out line; `facts` and `topics` are (name, text)."""
+    """Code and prose of one side of the held-out line; the tuples are of (name or path, text)."""
 
     code: str
     prose: str
     topics: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[str, str], ...]
 
 
 @lru_cache(maxsize=2)
@@ -92,7 +96,25 @@ def _corpus(*, evaluation: bool) -> Corpus:
     random.Random(SEED).shuffle(readable)
     facts = tuple(fact for path, text in readable for fact in _docstrings(path, text))
     prose = "\n".join([*(text for _, text in topics), *(f"{name}\n\n{doc}\n" for name, doc in facts)])
-    return Corpus(code="\n".join(t for _, t in readable), prose=prose, topics=topics, facts=facts)
+    code = "\n".join(t for _, t in readable)
+    return Corpus(code=code, prose=prose, topics=topics, facts=facts, sources=tuple(readable))
+
+
+def _held_out_facts() -> tuple[Sequence[tuple[str, str]], Sequence[tuple[str, str]]]:
+    """What no training saw, to choose by and, three times as much, to report on; no name in both."""
+    facts = _corpus(evaluation=True).facts
+    return facts[3::4], [*facts[::4], *facts[1::4], *facts[2::4]]
+
+
+def _functions(sources: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(path, source) of each function and method of some length, unindented."""
+    for path, text in sources:
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+                if len(code) >= 200:
+                    yield path, code
 
 
 def _docstrings(path: str, text: str) -> Iterator[tuple[str, str]]:
@@ -144,9 +166,8 @@ def _web_rows(count: int) -> Iterator[Row]:
         yield {"text": piece, "timestamp": stamp, "url": f"https://example.org/stand-in/{i}"}
 
 
-def _chat_rows(count: int, *, skip: int = 0) -> Iterator[Row]:
+def _chat_rows(count: int, facts: Sequence[tuple[str, str]], *, skip: int = 0) -> Iterator[Row]:
     """Conversations of one to many turns about documented names, of about 200 to 2,500 tokens."""
-    facts = _corpus(evaluation=False).facts
     at = skip
     for length in _lengths(count, 600, 7_500):
         messages: list[Row] = []
@@ -334,14 +355,15 @@ def _c4(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _ultrachat(folder: Path) -> dict[str, dict[str, str]]:
+    seen, (chosen, reported) = _corpus(evaluation=False).facts, _held_out_facts()
     splits = {
-        "train_sft": (600, 0),
-        "test_sft": (40, 2_000),
-        "train_gen": (40, 3_000),
-        "test_gen": (20, 4_000),
+        "train_sft": _chat_rows(600, seen),
+        "test_sft": _chat_rows(20, reported),
+        "train_gen": _chat_rows(40, seen, skip=3_000),
+        "test_gen": _chat_rows(8, chosen),
     }
-    for split, (count, skip) in splits.items():
-        _write_parquet(folder / f"data/{split}-00000-of-00001.parquet", _chat_rows(count, skip=skip))
+    for split, rows in splits.items():
+        _write_parquet(folder / f"data/{split}-00000-of-00001.parquet", rows)
     return {"default": {split: f"data/{split}-*" for split in splits}}
 
 
@@ -365,14 +387,25 @@ def _nemotron_vlm(folder: Path) -> dict[str, dict[str, str]]:
 
 def _wikitext(folder: Path) -> dict[str, dict[str, str]]:
     held, seen = _corpus(evaluation=True), _corpus(evaluation=False)
+    chosen, reported = _held_out_facts()
     articles = {
-        "test": [*held.topics, *held.facts[::4], *held.facts[1::4], *held.facts[2::4]],
-        "validation": held.facts[3::4],
+        "test": [*held.topics, *reported],
+        "validation": chosen,
         "train": [*seen.topics[:20], *seen.facts[:800]],
     }
     for split, facts in articles.items():
         _write_parquet(folder / f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet", _wiki_rows(facts))
     return {"wikitext-2-raw-v1": {split: f"wikitext-2-raw-v1/{split}-*" for split in articles}}
+
+
+def _code_to_text(folder: Path) -> dict[str, dict[str, str]]:
+    held = list(_functions(_corpus(evaluation=True).sources))
+    seen = islice(_functions(_corpus(evaluation=False).sources), 200)
+    parts = {"train": seen, "validation": held[::3], "test": [*held[1::3], *held[2::3]]}
+    for split, functions in parts.items():
+        rows = ({"repo": "python/cpython", "path": path, "code": code} for path, code in functions)
+        _write_parquet(folder / f"python/{split}-00000-of-00001.parquet", rows)
+    return {"python": {split: f"python/{split}-*" for split in parts}}
 
 
 _SETS: dict[str, Callable[[Path], dict[str, dict[str, str]]]] = {
@@ -383,6 +416,7 @@ _SETS: dict[str, Callable[[Path], dict[str, dict[str, str]]]] = {
     "abisee/cnn_dailymail": _cnn_dailymail,
     "nvidia/Nemotron-VLM-Dataset-v2": _nemotron_vlm,
     "Salesforce/wikitext": _wikitext,
+    "google/code_x_glue_ct_code_to_text": _code_to_text,
 }
 
 

@@ -7,7 +7,7 @@ again. A plot whose figures were not measured is not drawn.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,25 @@ def draw(evidence: Evidence, folder: Path) -> None:
                 for kind in FORMATS:
                     figure.savefig(folder / plot.path(theme, kind), dpi=DPI, metadata=_METADATA[kind])
                 pyplot.close(figure)
+
+
+def draw_points(points: Sequence[quality.Point], folder: Path, stem: str, *, full: bool) -> list[Path]:
+    """Bits against divergence of any checkpoints, in every variant as `folder/stem…`; returns the files."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    written = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme in THEMES:
+        with pyplot.rc_context(theme.style):
+            figure = quality.figure_of(points, theme, pyplot, full=full)
+            for kind in FORMATS:
+                written.append(folder / f"{stem}{theme.suffix}.{kind}")
+                figure.savefig(written[-1], dpi=DPI, metadata=_METADATA[kind])
+            pyplot.close(figure)
+    return written
 
 
 def check(evidence: Evidence, folder: Path) -> list[str]:

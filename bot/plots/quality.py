@@ -54,7 +54,11 @@ def _point(side: Side) -> Point | None:
 
 def draw(evidence: Evidence, compared: Comparison, theme: Theme, pyplot: Any) -> Any:
     """The figure."""
-    found = points(compared)
+    return figure_of(points(compared), theme, pyplot, full=bool(compared.release.kld_is_full))
+
+
+def figure_of(found: Sequence[Point], theme: Theme, pyplot: Any, *, full: bool) -> Any:
+    """The figure of any points; `full` False says that divergences are lower bounds."""
     top = max(each.high for each in found) * 1.18 or 1.0
     left, right = _range([each.bits for each in found])
     figure, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
@@ -72,7 +76,7 @@ def draw(evidence: Evidence, compared: Comparison, theme: Theme, pyplot: Any) ->
             zorder=3,
         )
     _labels(axes, found, theme, top=top, middle=(left + right) / 2)
-    bound = "" if compared.release.kld_is_full else ", lower bound"
+    bound = "" if full else ", lower bound"
     axes.set(
         xlim=(left, right),
         ylim=(0, top),

@@ -18,6 +18,7 @@ def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
     from bot import evidence, fleet, overview, plan, recipe, state
     from bot import models as own
+    from bot.lab import record
     from bot.review import check
     from bot.stages import audit, repair
 
@@ -49,6 +50,8 @@ def models() -> dict[str, type[BaseModel]]:
         "paused": state.Paused,
         "status": overview.Overview,
         "verdict": check.Verdict,
+        "lab": record.LabEvidence,
+        "lab-variant": record.Measured,
     }
 
 

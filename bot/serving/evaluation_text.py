@@ -2,11 +2,12 @@
 
 The set's README says which files make which split of which config, as `datasets` reads it; only those are
 fetched, at the recipe's commit. Its rows are joined by two newlines, empty ones included: that is how the
-figures on hand-made cards were made as far as anyone can tell, and a card says so.
+figures on hand-made cards were made as far as anyone can tell, and a card says so. A row may also be a
+conversation, a list of messages; the checkpoint's own chat template makes it text, which ends itself.
 
 Files are parquet, which the bot itself cannot read (`pyarrow` is large). So `rows_file` runs this very module
-in the engine's environment, once a set: `python -m bot.serving.evaluation_text FOLDER CONFIG SPLIT OUT`
-leaves the rows as one JSON list.
+in the engine's environment, once a set, as `python -m bot.serving.evaluation_text FOLDER CONFIG SPLIT COLUMN
+OUT`, which leaves the rows as one JSON list.
 
 A README comes from outside: a pattern that leaves the folder, or a file that is no parquet, is refused.
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from bot.edges.hub import Hub
 
 JOINED_BY = "\n\n"
-COLUMN = "text"
+Row = str | list[dict[str, Any]]  # a text, or a conversation
 PASSAGE_CHARS = 8_000
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
@@ -69,7 +70,7 @@ def rows_file(folder: Path, evaluation: Evaluation, *, python: Path, kept: Path,
 
     `python` is an interpreter that has pyarrow. Raises InputError as `read_rows`.
     """
-    fields = [evaluation.dataset, evaluation.revision, evaluation.config, evaluation.split]
+    fields = [evaluation.dataset, evaluation.revision, evaluation.config, evaluation.split, evaluation.column]
     path = kept / f"{hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return path
@@ -77,7 +78,7 @@ def rows_file(folder: Path, evaluation: Evaluation, *, python: Path, kept: Path,
     program = [str(python), "-m", "bot.serving.evaluation_text"]
     with process.importable() as importable:
         process.run(
-            [*program, str(folder), evaluation.config, evaluation.split, str(path)],
+            [*program, str(folder), evaluation.config, evaluation.split, evaluation.column, str(path)],
             env={**process.inherited(), "PYTHONPATH": importable, "PYTHONNOUSERSITE": "1"},
             log_file=log_file,
             error_file=_error_file(path),
@@ -86,17 +87,17 @@ def rows_file(folder: Path, evaluation: Evaluation, *, python: Path, kept: Path,
     return path
 
 
-def rows(path: Path) -> list[str]:
+def rows(path: Path) -> list[Row]:
     """The rows in a file that `rows_file` made."""
-    found: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    found: list[Row] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
-def passages(rows: list[str], *, num_chars: int = PASSAGE_CHARS) -> Iterator[str]:
+def passages(rows: list[Row], *, num_chars: int = PASSAGE_CHARS) -> Iterator[str]:
     """The same text in pieces of whole rows, of at least `num_chars` each but for the last."""
     piece: list[str] = []
     length = 0
-    for row in rows:
+    for row in (row for row in rows if isinstance(row, str)):
         piece.append(row)
         length += len(row) + len(JOINED_BY)
         if length >= num_chars:
@@ -109,7 +110,7 @@ def passages(rows: list[str], *, num_chars: int = PASSAGE_CHARS) -> Iterator[str
 # ── the environment's side ─────────────────────────────────────────────────────────────────
 
 
-def read_rows(folder: Path, config: str, split: str) -> list[str]:
+def read_rows(folder: Path, config: str, split: str, column: str) -> list[Row]:
     """Every row of the split, in the files' order.
 
     Raises InputError for an unknown config or split, a file that is missing or no parquet, a set without a
@@ -118,25 +119,27 @@ def read_rows(folder: Path, config: str, split: str) -> list[str]:
     import pyarrow
     import pyarrow.parquet
 
-    found: list[str] = []
+    found: list[Row] = []
     for path in _files(folder, config, split):
         try:
             file = pyarrow.parquet.ParquetFile(path)
-            if COLUMN not in file.schema_arrow.names:
+            if column not in file.schema_arrow.names:
                 raise InputError(
-                    f"the evaluation set has no column {COLUMN!r}",
+                    f"the evaluation set has no column {column!r}",
                     where=path.relative_to(folder).as_posix(),
                     fix=f"its columns are: {', '.join(file.schema_arrow.names)}",
                 )
-            for batch in file.iter_batches(columns=[COLUMN]):
-                found += _strings(batch.column(0).to_pylist(), path.relative_to(folder))
+            for batch in file.iter_batches(columns=[column]):
+                found += _checked(
+                    batch.column(0).to_pylist(), f"{path.relative_to(folder).as_posix()}: {column}"
+                )
         except (pyarrow.ArrowInvalid, OSError) as e:
             raise InputError(
                 f"a file of the evaluation set is no readable parquet: {str(e).splitlines()[0]}",
                 where=path.relative_to(folder).as_posix(),
                 fix="name a set whose files are parquet",
             ) from e
-    if not any(row.strip() for row in found):
+    if not any(row.strip() if isinstance(row, str) else row for row in found):
         raise InputError(
             f"the evaluation set has no text in its {len(found):,} rows",
             where=f"config {config}, split {split}",
@@ -145,14 +148,25 @@ def read_rows(folder: Path, config: str, split: str) -> list[str]:
     return found
 
 
-def _strings(values: list[Any], path: Path) -> list[str]:
-    if wrong := [value for value in values if not isinstance(value, str)]:
+def _checked(values: list[Any], where: str) -> list[Row]:
+    if wrong := [value for value in values if not (isinstance(value, str) or _is_conversation(value))]:
         raise InputError(
-            f"the column {COLUMN!r} of the evaluation set holds {type(wrong[0]).__name__}, not text",
-            where=path.as_posix(),
-            fix="name a set of plain text",
+            f"the evaluation set's column holds {type(wrong[0]).__name__}, not text",
+            where=where,
+            fix="name a set of plain text, or of conversations as lists of role and content",
         )
     return values
+
+
+def _is_conversation(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(each, dict) and all(isinstance(each.get(part), str) for part in ("role", "content"))
+            for each in value
+        )
+    )
 
 
 def _files(folder: Path, config: str, split: str) -> list[Path]:
@@ -214,10 +228,10 @@ def _error_file(path: Path) -> Path:
 
 def main(argv: list[str]) -> int:
     """Read one split and write its rows; 0 when it is done."""
-    folder, config, split, out = Path(argv[0]), argv[1], argv[2], Path(argv[3])
+    folder, config, split, column, out = Path(argv[0]), argv[1], argv[2], argv[3], Path(argv[4])
     _error_file(out).unlink(missing_ok=True)
     try:
-        write_atomically(out, json.dumps(read_rows(folder, config, split)).encode())
+        write_atomically(out, json.dumps(read_rows(folder, config, split, column)).encode())
     except ReleaseBotError as e:
         fields = {"error": type(e).__name__, "what": e.what, "where": e.where, "why": e.why, "fix": e.fix}
         _error_file(out).write_text(json.dumps(fields), encoding="utf-8")

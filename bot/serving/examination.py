@@ -144,7 +144,7 @@ class Examination:
 
     def _inputs(self, name: str) -> list[object]:
         plan, facts = self.evaluation, self.subject.facts
-        text = [plan.dataset, plan.revision, plan.config, plan.split]
+        text = [plan.dataset, plan.revision, plan.config, plan.split, plan.column]
         scored = [*text, plan.window_tokens]
         slots = self._settings(name).get("--max-num-seqs")
         special: dict[str, list[object]] = {

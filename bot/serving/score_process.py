@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,21 +27,26 @@ _BOUND: Final = {"OMP_PLACES": "cores", "OMP_PROC_BIND": "spread"}
 QUIET_TIMEOUT_S: Final = START_TIMEOUT_S  # neither a line nor progress for so long: it hangs
 
 
-def run(job: ScoreJob, engine: Engine, logs: Path, *, quiet_timeout_s: float = QUIET_TIMEOUT_S) -> int:
-    """Run the worker to its end; returns the most memory that its process tree held.
+def run(
+    jobs: Sequence[ScoreJob], engine: Engine, logs: Path, *, quiet_timeout_s: float = QUIET_TIMEOUT_S
+) -> int:
+    """Run the worker to its end, one start for all `jobs`; returns the most memory that its tree held.
 
     Raises what the worker left as its error; NotServable or EngineError for an engine that failed.
     """
-    job_file, error_file = logs / "score-job.json", Path(job.result_file + ".error")
-    write_json(job_file, job)
+    error_file = Path(jobs[0].result_file + ".error")
+    job_files = [logs / f"score-job{f'-{i}' if i else ''}.json" for i in range(len(jobs))]
+    for path, job in zip(job_files, jobs, strict=True):
+        write_json(path, job)
     error_file.unlink(missing_ok=True)
+    program = [str(engine.environment.python), "-m", "bot.serving.score_worker"]
     watch, oom_kills = _Watch(), process.oom_kills()
     log_file, limit = logs / "scoring.log", int(machine.memory_limit_bytes() * MEMORY_SHARE)
     with (
         process.importable() as bot,
         watch,
         process.running(
-            [str(engine.environment.python), "-m", "bot.serving.score_worker", str(job_file.resolve())],
+            [*program, *(str(each.resolve()) for each in job_files)],
             env=_variables(engine, bot),
             log_file=log_file,
             on_line=watch.line,

@@ -1,8 +1,9 @@
-"""The process that scores a checkpoint: `python -m bot.serving.score_worker JOB.json`, where vLLM is.
+"""The process that scores a checkpoint: `python -m bot.serving.score_worker JOB.json …`, where vLLM is.
 
-One engine start gives perplexity and divergence. Prompts go in by the batch, so that the engine always has
-the next one to run, and a batch is small enough that its log-probabilities fit in memory; what they say is
-written out before the next. What can be known without the engine is checked before it starts.
+One engine start gives perplexity and divergence, over one set or, with several jobs of the same checkpoint
+and engine, over several. Prompts go in by the batch, so that the engine always has the next one to run, and a
+batch is small enough that its log-probabilities fit in memory; what they say is written out before the next.
+What can be known without the engine is checked before it starts.
 
 Scores that are NaN, infinite or absent end the measurement: the result says so, and the bot raises. The
 engine's own failures are left to the log, which the bot reads.
@@ -15,18 +16,20 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bot.backends.report import Report
-from bot.errors import ReleaseBotError
+from bot.errors import InputError, ReleaseBotError
 from bot.models import read_json, write_json
 from bot.serving.score_divergence import compare, compared_windows, keep, opened
 from bot.serving.score_engine import Garbage, Scorer, batches, parameters, rows_of, save
 from bot.serving.score_job import Scored, ScoreJob, ScoreResult
 from bot.serving.score_text import Text, digest, text_of
+from bot.serving.store import Store
 from bot.serving.windows import sliding
 
 
@@ -63,18 +66,32 @@ def perplexity(job: ScoreJob, text: Text, scorer: Scorer, report: Report) -> Sco
     )
 
 
-def work(job: ScoreJob, report: Report) -> None:
-    """Everything that the job asks for; inputs are checked before the engine starts."""
-    text = text_of(job)
+def work(jobs: Sequence[ScoreJob], report: Report) -> None:
+    """Everything that the jobs ask for; inputs are checked before the engine starts."""
+    if any(each.engine_arguments != jobs[0].engine_arguments for each in jobs):
+        raise InputError(
+            "the jobs of one start ask for different engines", fix="start the worker once for each"
+        )
+    texts = [text_of(job) for job in jobs]
+    references = [_checked(job, text) for job, text in zip(jobs, texts, strict=True)]
+    report.phase("starting the engine", 1)
+    scorer = Scorer(jobs[0].engine_arguments)
+    report.progress(1)
+    for job, text, reference in zip(jobs, texts, references, strict=True):
+        _score(job, text, reference, scorer, report)
+
+
+def _checked(job: ScoreJob, text: Text) -> Store | None:
+    """The base's store where the job compares with one. Raises InputError for a short set, Refused."""
     if job.perplexity_file:
         num_tokens = len(text.ids[: job.max_tokens])
         sliding(num_tokens, window=job.window_tokens, stride=job.stride_tokens, where=job.where)
     if job.store_file:
         compared_windows(job, text.ids)
-    reference = opened(job, text) if job.store_file and job.store_is == "read" else None
-    report.phase("starting the engine", 1)
-    scorer = Scorer(job.engine_arguments)
-    report.progress(1)
+    return opened(job, text) if job.store_file and job.store_is == "read" else None
+
+
+def _score(job: ScoreJob, text: Text, reference: Store | None, scorer: Scorer, report: Report) -> None:
     result = ScoreResult(
         engine_start_s=scorer.start_s, garbage=None, perplexity=None, stored=None, divergence=None
     )
@@ -93,14 +110,14 @@ def work(job: ScoreJob, report: Report) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Do one job; 0 when it is done."""
-    job = read_json(Path(argv[0]), ScoreJob)
-    error_file(job).unlink(missing_ok=True)
+    """Do the jobs; 0 when they are done. An error is left beside the first one's result."""
+    jobs = [read_json(Path(each), ScoreJob) for each in argv]
+    error_file(jobs[0]).unlink(missing_ok=True)
     try:
-        work(job, Report())
+        work(jobs, Report())
     except ReleaseBotError as e:
         fields = {"error": type(e).__name__, "what": e.what, "where": e.where, "why": e.why, "fix": e.fix}
-        error_file(job).write_text(json.dumps(fields), encoding="utf-8")
+        error_file(jobs[0]).write_text(json.dumps(fields), encoding="utf-8")
         print(e, file=sys.stderr)
         return e.exit_code
     except Exception:

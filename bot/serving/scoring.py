@@ -14,16 +14,20 @@ What is kept when it fails: perplexity is a part as soon as it is made, whatever
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bot.errors import InputError, NotServable
 from bot.measurements import Divergence, Perplexity
 from bot.models import read_json
-from bot.serving import bootstrap, divergence, evaluation_text, perplexity, score_process, store
+from bot.serving import bootstrap, divergence, evaluation_text, score_process, store
+from bot.serving import perplexity as perplexities
 from bot.serving.command import engine_arguments
 from bot.serving.engine import Engine
 from bot.serving.examination import Examination
@@ -54,7 +58,7 @@ def score(x: Examination) -> Scores:
     result_file = Path(job.result_file)
     result_file.unlink(missing_ok=True)
     try:
-        peak = score_process.run(job, x.engine, x.logs)
+        peak = score_process.run([job], x.engine, x.logs)
     finally:
         result = read_json(result_file, ScoreResult) if result_file.is_file() else None
         if result and result.perplexity:
@@ -70,6 +74,42 @@ def score(x: Examination) -> Scores:
         engine_s=result.engine_start_s
         + sum(each.wall_s for each in (result.perplexity, result.divergence) if each),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """What one start over several sets cost; nothing when nothing was missing."""
+
+    peak_memory_bytes: int
+    wall_s: float
+
+
+def diverge(xs: Sequence[Examination]) -> Sets:
+    """Divergence of one checkpoint over several sets, or the base's stores: what is missing, in one start.
+
+    `xs` are the same checkpoint in the same engine, each with an evaluation of its own. Raises as `score`.
+    """
+    missing = [x for x in xs if (x.read("divergence") is None if x.reference else not has_store(x))]
+    if not missing:
+        return Sets(peak_memory_bytes=0, wall_s=0.0)
+    started = time.monotonic()
+    jobs = [_job(x, perplexity=False, name=f"score-result-{i}.json") for i, x in enumerate(missing)]
+    for job in jobs:
+        Path(job.result_file).unlink(missing_ok=True)
+    peak = score_process.run(jobs, missing[0].engine, missing[0].logs)
+    for x, job in zip(missing, jobs, strict=True):
+        result = read_json(Path(job.result_file), ScoreResult)
+        if result.garbage:
+            raise _garbage(x, result.garbage)
+        if result.divergence:
+            x.keep("divergence", _divergence(x, result))
+    return Sets(peak_memory_bytes=peak, wall_s=time.monotonic() - started)
+
+
+def divergence_arrays(x: Examination) -> dict[str, NDArray[Any]]:
+    """`kld`, `tail`, `nll`, `base_nll`, `agree` and `window`, each `[T]`, of a measured divergence."""
+    with np.load(_arrays(x, "divergence")) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def has_store(x: Examination) -> bool:
@@ -89,7 +129,7 @@ def passages(x: Examination) -> list[str]:
 # ── what is asked ──────────────────────────────────────────────────────────────────────────
 
 
-def _job(x: Examination) -> ScoreJob:
+def _job(x: Examination, *, perplexity: bool = True, name: str = "score-result.json") -> ScoreJob:
     plan, base = x.evaluation, x.reference or x
     wants_divergence = x.reference is not None and x.read("divergence") is None
     owes_store = x.reference is None and not has_store(x)
@@ -112,13 +152,15 @@ def _job(x: Examination) -> ScoreJob:
         stride_tokens=plan.stride_tokens,
         max_tokens=plan.max_tokens,
         divergence_tokens=plan.divergence_tokens,
-        perplexity_file=str(_arrays(x, "perplexity")) if x.read("perplexity") is None else None,
+        perplexity_file=str(_arrays(x, "perplexity"))
+        if perplexity and x.read("perplexity") is None
+        else None,
         divergence_file=str(_arrays(x, "divergence")) if wants_divergence else None,
         store_file=str(_store_path(base)) if wants_divergence or owes_store else None,
         store_is="read" if x.reference else "written",
         max_full_bytes=store.MAX_FULL_BYTES,
         reference=_identity(base),
-        result_file=str((x.logs / "score-result.json").resolve()),
+        result_file=str((x.logs / name).resolve()),
     )
 
 
@@ -192,7 +234,7 @@ def _perplexity(x: Examination, result: ScoreResult) -> Perplexity:
     scored, plan, file = result.perplexity, x.evaluation, _arrays(x, "perplexity")
     assert scored is not None
     with np.load(file) as arrays:
-        found = perplexity.estimate(arrays["nll"], arrays["window"])
+        found = perplexities.estimate(arrays["nll"], arrays["window"])
     if not math.isfinite(found.ppl):
         raise _garbage(x, f"the mean loss is {found.mean_nll:.1f} nats a token: its perplexity is no number")
     return Perplexity(

@@ -76,7 +76,7 @@ def ours(engine: Engine, folder: Path) -> tuple[np.ndarray, float]:
         reference=nothing,
         result_file=str(folder / "result.json"),
     )
-    score_process.run(job, engine, folder)
+    score_process.run([job], engine, folder)
     result = read_json(folder / "result.json", ScoreResult)
     assert result.perplexity is not None, result.garbage
     return np.load(folder / "nll.npz")["nll"], result.perplexity.wall_s

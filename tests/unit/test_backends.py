@@ -168,7 +168,7 @@ def test_what_of_the_gptq_recipes_acts():
         method = recipes.load(name).method
         return {
             each.parameter
-            for each in gptqmodel.parameters(method, [module("a", damp=method.damp_percent)])
+            for each in gptqmodel.parameters(method, [module("a", damp=method.damp_percent)], {})
             if not each.acted
         }
 
@@ -180,8 +180,22 @@ def test_what_of_the_gptq_recipes_acts():
 
 def test_raised_damping_is_told():
     method = recipes.load("gptq-w4a16-g128").method
-    found = gptqmodel.parameters(method, [module("a", damp=0.01), module("b", damp=0.03)])
+    found = gptqmodel.parameters(method, [module("a", damp=0.01), module("b", damp=0.03)], {})
     assert "0.03" in next(each.why for each in found if each.parameter == "damp_percent")
+
+
+def test_patches_are_listed_one_by_one_with_what_they_changed():
+    foem = recipes.load("gptq-foem-g32").method
+    asked = foem.model_copy(update={"patches": ["fresh-group-scales", "foem-cross-block"]})
+    acted = {"fresh-group-scales": 1234}
+    found = {each.parameter: each for each in gptqmodel.parameters(asked, [], acted)}
+    assert found["patches.fresh-group-scales"].acted
+    assert "1,234 groups" in found["patches.fresh-group-scales"].why
+    assert not found["patches.foem-cross-block"].acted
+    (said,) = gptqmodel.mended(asked, acted)
+    assert said.startswith("fresh-group-scales: ")
+    assert gptqmodel.mended(foem, {}) == []
+    assert sum("patch" in name for name in found) == 2
 
 
 # ── AutoRound ──────────────────────────────────────────────────────────────────────────────

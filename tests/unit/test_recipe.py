@@ -114,6 +114,7 @@ def test_a_bad_recipe_names_line_field_and_what_was_given(before, after, line, w
 
 
 MODULE = "coverage.quantize.0"
+FRESH = "fresh-group-scales"
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,14 @@ MODULE = "coverage.quantize.0"
         ("- mlp.gate_proj", '- ""', MODULE, "not a module of a decoder layer"),
         ("- mlp.up_proj", "- mlp.gate_proj", "coverage.quantize.1", "stated twice"),
         ("sym: true", "sym: true\n  kv_cache: fp8", "method.kv_cache", "carry no FP8 KV scales"),
-        ("static_groups: false", "static_groups: true", "method.static_groups", "acts only with desc_act"),
+        ("static_groups: false", "static_groups: true", "method.static_groups", "is for desc_act"),
         ("mode: spread", "mode: exact", "calibration.sets.0.lengths.min_tokens", "one length"),
         ("foem_beta: 0.2", "", "method.foem_alpha", "go together"),
+        ("mse: 2.0", "mse: 2.0\n  patches: [fresh]", "method.patches.0", "fresh-group-scales"),
+        ("mse: 2.0", f"mse: 2.0\n  patches: [{FRESH}, {FRESH}]", "method.patches.1", "stated twice"),
+        ("group_size: 32", f"group_size: 128\n  patches: [{FRESH}]", "method.patches.0", "starts with its"),
+        ("foem_beta: 0.2", "foem_beta: 0\n  patches: [foem-cross-block]", "method.patches.0", "first-order"),
+        ("foem_alpha: 0.25", "foem_alpha: 0\n  patches: [gptaq-cross-block]", "method.patches.0", "asymm"),
         ("backend: gptqmodel", "", "method.backend", "which tool quantizes"),
         ("{image: 2}", "{imag: 2}", "serve.limit_mm_per_prompt.imag", "did you mean 'image'"),
     ],
@@ -323,6 +329,33 @@ def test_the_digest_follows_content_and_not_comments_or_prose():
 
 EVOL = "theblackcat102/evol-codealpaca-v1"
 SHA = "a" * 40
+
+
+def test_a_choice_that_is_not_made_leaves_the_digest_as_it_was():
+    """Keys of releases that exist may not move when a recipe learns a new field."""
+    plain = parse(FOEM)
+    assert "patches" not in json.loads(plain.canonical())["method"]
+    assert parse(FOEM.replace("mse: 2.0", "mse: 2.0\n  patches: []")).digest() == plain.digest()
+    patched = parse(FOEM.replace("mse: 2.0", f"mse: 2.0\n  patches: [{FRESH}]"))
+    assert patched.digest() != plain.digest()
+    assert recipes.Recipe.model_validate(plain.model_dump(mode="json")) == plain
+
+
+# sha256 of what shaped the artifact when the four were first released; calibration commits left out.
+FIRST = {
+    "gptq-foem-g32": "d19e0dd5107535660518fa501dd7621721f0c2e47e57798ac303446119e97bbc",
+    "gptq-w4a16-g128": "9aa524c06b3de658d184573b8dbaa6498b8f6859e42766df535487a51b738113",
+    "autoround-w4a16-g128": "97e9e36751b0186379cd6be9f6b164c6ac3d5574c3b65447be97b761219219e2",
+    "nvfp4": "9a91339e88f6804a85dbd593fd71da4145aee9df47d608f2bab7c74e6a33b3ef",
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_faithful_recipes_are_what_they_were(name):
+    """A new field with a default, or a changed value, would give every release another key."""
+    recipe = recipes.load(name)
+    pinned = recipe.with_revisions(dict.fromkeys(recipe.datasets(), "0" * 40))
+    assert pinned.digest() == FIRST[name]
 
 
 def test_pinning_replaces_only_revisions_and_keeps_comments():

@@ -65,7 +65,7 @@ def job(tmp_path: Path) -> ScoreJob:
 
 
 def run(tmp_path: Path, script: str, **options: float) -> int:
-    return score_process.run(job(tmp_path), engine(tmp_path, script), tmp_path, **options)
+    return score_process.run([job(tmp_path)], engine(tmp_path, script), tmp_path, **options)
 
 
 def test_an_end_without_error_tells_the_memory(tmp_path: Path) -> None:
@@ -80,6 +80,14 @@ def test_what_it_is_given(tmp_path: Path) -> None:
     )
     lines = (tmp_path / "scoring.log").read_text(encoding="utf-8").splitlines()[1:]
     assert lines == [f"-m bot.serving.score_worker {tmp_path / 'score-job.json'}", "0 1", "bot"]
+
+
+def test_several_sets_are_one_start(tmp_path: Path) -> None:
+    second = job(tmp_path).model_copy(update={"where": "elsewhere"})
+    score_process.run([job(tmp_path), second], engine(tmp_path, 'echo "$@"\n'), tmp_path)
+    (line,) = (tmp_path / "scoring.log").read_text(encoding="utf-8").splitlines()[1:]
+    assert line.endswith(f"{tmp_path / 'score-job.json'} {tmp_path / 'score-job-1.json'}")
+    assert "elsewhere" in (tmp_path / "score-job-1.json").read_text(encoding="utf-8")
 
 
 def test_its_own_typed_error_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""What the lab writes: one record a variant, and the evidence that compares them.
+
+A record is named by a key over everything that its figures depend on: the release's key (base, resolved
+recipe, epoch), how it is served, both environments, the machine's kind, and the texts and windows. A variant
+whose record is there is not run again. Beside it lie its per-token arrays, so that any two records can be
+compared later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bot.measurements import Interval
+from bot.models import (
+    SCHEMA_VERSION,
+    Base,
+    CommitSha,
+    Hardware,
+    Model,
+    ParameterUse,
+    Sha256,
+    read_json,
+    write_json,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Text(Model):
+    """A domain's text as it was scored."""
+
+    domain: str
+    dataset: str
+    revision: CommitSha
+    config: str
+    split: str
+    column: str
+    window_tokens: int
+    max_tokens: int
+
+
+class Figures(Model):
+    """One variant on one domain, against the base: divergences in nats, `ppl` over the same windows."""
+
+    domain: str
+    kind: Literal["full", "lower_bound"]
+    tokens_sha256: Sha256
+    num_tokens: int
+    num_windows: int
+    kld: float
+    kld_interval: Interval
+    kld_p99: float
+    top1_agreement: float
+    ppl: float
+    base_ppl: float
+
+
+class Measured(Model):
+    """`variants/<key>.json`: one variant. `failure` says why there are no figures."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    key: str
+    release_key: str
+    recipe_name: str
+    recipe_digest: Sha256
+    overrides: dict[str, str]
+    failure: str | None
+    bits_per_weight: float | None
+    quantized_bits_per_weight: float | None
+    tensor_bytes: int | None
+    relative_error: float | None
+    parameters: list[ParameterUse]
+    patches: list[str]
+    quantize_wall_s: float | None
+    quantize_peak_memory_bytes: int | None
+    quantize_peak_gpu_memory_bytes: int | None
+    score_wall_s: float | None
+    score_peak_memory_bytes: int | None
+    figures: list[Figures]
+
+
+class Paired(Model):
+    """A variant's mean divergence beside the reference's on the same windows, of one domain or of `all`.
+
+    `change` is the difference over the reference's mean: −0.2 is a fifth less. `all` weighs domains alike.
+    """
+
+    domain: str
+    kld: float
+    difference: float
+    difference_interval: Interval
+    change: float
+    change_interval: Interval
+
+
+class Variant(Model):
+    """A variant under its label, with what it is beside the reference (nothing for the reference itself)."""
+
+    label: str
+    measured: Measured
+    kld: float | None
+    against_reference: list[Paired]
+    on_frontier: bool
+
+
+class LabEvidence(Model):
+    """`lab-<split>.json`: everything that a table or a claim from it needs."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    base: Base
+    split: Literal["choose", "report"]
+    texts: list[Text]
+    engine: str
+    engine_environment_digest: str
+    quantizer_environment_digest: str
+    hardware: Hardware
+    reference: str
+    num_variants: int
+    variants: list[Variant]
+    measured_at: str
+
+
+def key_of(release_key: str, conditions: list[str], texts: list[Text]) -> str:
+    """16 hex digits over what a record's figures depend on; `conditions`: environments, machine, serving."""
+    content = [release_key, conditions, [each.model_dump(mode="json") for each in texts]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Records:
+    """The records below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "variants"
+
+    def read(self, key: str) -> Measured | None:
+        """The record called `key`, unless it or one of its arrays is not there."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        found = read_json(path, Measured)
+        return found if all(self._arrays(key, each.domain).is_file() for each in found.figures) else None
+
+    def keep(self, measured: Measured, arrays: dict[str, Arrays]) -> None:
+        """Keep a record; its arrays first, by domain."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for domain, found in arrays.items():
+            np.savez(self._arrays(measured.key, domain), allow_pickle=False, **found)
+        write_json(self.folder / f"{measured.key}.json", measured)
+
+    def arrays(self, key: str, domain: str) -> Arrays:
+        """`kld`, `nll`, `base_nll`, `agree` and `window`, each [T]."""
+        with np.load(self._arrays(key, domain)) as found:
+            return {name: found[name] for name in found.files}
+
+    def _arrays(self, key: str, domain: str) -> Path:
+        return self.folder / f"{key}-{domain}.npz"

@@ -1,0 +1,129 @@
+"""The lab's evidence as text: one table of all variants, one by domain; and as points of a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bot import log
+from bot.lab.compare import ALL
+from bot.lab.record import LabEvidence, Paired, Variant
+from bot.measurements import Interval
+from bot.plots.quality import Point
+
+GIB = 2**30
+COLUMNS = (
+    "variant",
+    "bits/weight",
+    "KLD",
+    "against the first",
+    "95%",
+    "top-1",
+    "PPL / base's",
+    "quantizing, s",
+    "memory, GiB",
+)
+DOMAIN_COLUMNS = (
+    "variant",
+    "domain",
+    "KLD",
+    "95%",
+    "p99",
+    "against the first",
+    "95% of that",
+    "top-1",
+    "PPL",
+)
+
+
+def text(evidence: LabEvidence) -> str:
+    """Both tables for a terminal or, fenced, for a file."""
+    title = (
+        f"{evidence.base.repo_id}@{evidence.base.revision[:8]}, split {evidence.split}: "
+        f"{evidence.num_variants} variants beside {evidence.reference}"
+    )
+    first = log.table(COLUMNS, [_row(each) for each in evidence.variants], title=title)
+    rows = [row for each in evidence.variants for row in _domain_rows(each)]
+    failed = [f"{v.label}: {v.measured.failure}" for v in evidence.variants if v.measured.failure]
+    return "\n".join([first, "", log.table(DOMAIN_COLUMNS, rows), *([""] if failed else []), *failed])
+
+
+def points(evidence: LabEvidence) -> list[Point]:
+    """Bits against divergence, the frontier in colour. Bars: the interval of the difference to the first."""
+    found = []
+    for each in evidence.variants:
+        bits, kld = each.measured.bits_per_weight, each.kld
+        if bits is not None and kld is not None:
+            against = _of(each, ALL)
+            low, high = (
+                (against.difference_interval.low, against.difference_interval.high) if against else (0.0, 0.0)
+            )
+            middle = against.difference if against else 0.0
+            found.append(
+                Point(
+                    title=each.label,
+                    own=each.on_frontier,
+                    bits=bits,
+                    kld=kld,
+                    low=min(kld, kld + low - middle),
+                    high=max(kld, kld + high - middle),
+                )
+            )
+    return found
+
+
+def is_full(evidence: LabEvidence) -> bool:
+    """Whether every divergence is over the whole vocabulary."""
+    return all(f.kind == "full" for each in evidence.variants for f in each.measured.figures)
+
+
+def _of(variant: Variant, domain: str) -> Paired | None:
+    return next((each for each in variant.against_reference if each.domain == domain), None)
+
+
+def _row(variant: Variant) -> Sequence[str]:
+    m = variant.measured
+    if m.failure is not None or variant.kld is None:
+        return [variant.label, _number(m.bits_per_weight, 3), "failed", *[""] * 6]
+    against = _of(variant, ALL)
+    ratios = " ".join(f"{each.ppl / each.base_ppl:.4f}" for each in m.figures)
+    agreement = sum(each.top1_agreement for each in m.figures) / len(m.figures)
+    peak = max(m.quantize_peak_memory_bytes or 0, m.quantize_peak_gpu_memory_bytes or 0)
+    return [
+        variant.label + (" *" if variant.on_frontier else ""),
+        _number(m.bits_per_weight, 3),
+        f"{variant.kld:.5f}",
+        f"{against.change:+.1%}" if against else "–",
+        _percent(against.change_interval) if against else "",
+        f"{agreement:.3f}",
+        ratios,
+        _number(m.quantize_wall_s, 1),
+        f"{peak / GIB:.2f}",
+    ]
+
+
+def _domain_rows(variant: Variant) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for each in variant.measured.figures:
+        against = _of(variant, each.domain)
+        rows.append(
+            [
+                variant.label,
+                each.domain,
+                f"{each.kld:.5f}",
+                f"{each.kld_interval.low:.5f} to {each.kld_interval.high:.5f}",
+                f"{each.kld_p99:.4f}",
+                f"{against.change:+.1%}" if against else "–",
+                _percent(against.change_interval) if against else "",
+                f"{each.top1_agreement:.3f}",
+                f"{each.ppl:.3f}",
+            ]
+        )
+    return rows
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.low:+.1%} to {interval.high:+.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

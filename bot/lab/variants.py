@@ -1,0 +1,61 @@
+"""What the lab is asked to compare: recipes as they stand, and variations of one, each under a label.
+
+    --recipe gptq-foem-g32
+    --variant alpha1=gptq-foem-g32 method.foem_alpha=1.0 'method.patches=[fresh-group-scales]'
+
+A variation is a word of its own and then KEY=VALUE as `--set` takes them, each an argument, so that a value
+may hold commas and spaces. `--set` is for all of them. The first one is the reference of the comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bot import job
+from bot.errors import UsageError
+from bot.recipe import Recipe
+
+LABEL = re.compile(r"[A-Za-z0-9][\w.+-]{0,47}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One variant: a label, and a recipe with what is set in it."""
+
+    label: str
+    recipe_name: str
+    overrides: dict[str, str]
+
+    def recipe(self) -> Recipe:
+        """The recipe as it is asked for. Raises RecipeError."""
+        return job.load_recipe(self.recipe_name, self.overrides)
+
+
+def parse(texts: Sequence[Sequence[str]], common: dict[str, str]) -> list[Asked]:
+    """The variants of `[RECIPE]` and `[LABEL=RECIPE, KEY=VALUE, …]`, in order.
+
+    Raises UsageError for fewer than one, a label twice or odd, and what is not KEY=VALUE.
+    """
+    found = [_one(each, common) for each in texts]
+    if not found:
+        raise UsageError("there is nothing to compare", fix="name recipes with --recipe or --variant")
+    labels = [each.label for each in found]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(f"two variants are called {twice[0]!r}", fix="give each a label of its own")
+    return found
+
+
+def _one(texts: Sequence[str], common: dict[str, str]) -> Asked:
+    label, equals, recipe_name = texts[0].partition("=")
+    pairs = [text.partition("=") for text in texts[1:]]
+    if not LABEL.fullmatch(label) or (equals and not recipe_name) or (pairs and not equals):
+        raise UsageError(
+            f"--variant {texts[0]!r} is not LABEL=RECIPE",
+            fix="for example --variant alpha1=gptq-foem-g32 method.foem_alpha=1.0",
+        )
+    if bad := [text for text, (key, sign, _) in zip(texts[1:], pairs, strict=True) if not sign or not key]:
+        raise UsageError(f"{bad[0]!r} of {label} is not KEY=VALUE", fix="for example method.mse=2.4")
+    own = {key: value for key, _, value in pairs}
+    return Asked(label=label, recipe_name=recipe_name or label, overrides=common | own)

@@ -1,0 +1,118 @@
+"""Which parameters act: the same small base quantized with each one on and off, by the real backends.
+
+Cards list a parameter that the tool records and ignores as inert. Here that list is held to the bytes: what
+is said to act must change a tensor when it is changed, and what is said to be inert must change none. The
+base is the fixture's first linear and its full attention layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot import recipe as recipes
+from bot.demo.rehearsal import FIXTURE
+from bot.recipe import Recipe
+from tests.numerics.conftest import Tool
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+Made = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def base(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("short") / "base"
+    tool("shorten", {}, base=str(FIXTURE), out=str(out), layers=[0, 3])
+    return out
+
+
+@pytest.fixture(scope="module")
+def make(tool: Tool, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
+    """`make(recipe name, **changes of its method)`: what its backend writes; each once."""
+    folder, numbers, made = tmp_path_factory.mktemp("runs"), itertools.count(), {}
+
+    def run(name: str, **changes: Any) -> Made:
+        key = json.dumps([name, changes], sort_keys=True)
+        if key not in made:
+            content = small(recipes.load(name)).model_dump(mode="json")
+            content["method"] |= changes
+            place = folder / str(next(numbers))
+            found = tool("backend", {}, recipe=content, base=str(base), folder=str(place))
+            made[key] = json.loads(str(found["json"]))
+        return made[key]
+
+    return run
+
+
+def small(recipe: Recipe) -> Recipe:
+    """Four samples of 64 tokens. AutoRound's 20 steps are enough to leave plain rounding, 4 are not."""
+    content = recipe.model_dump(mode="json")
+    lengths = {"mode": "exact", "min_tokens": 64, "max_tokens": 64}
+    one = content["calibration"]["sets"][-1] | {"rows": "text", "subsets": None, "num_samples": 4}
+    content["calibration"]["sets"] = [one | {"columns": ["text"], "lengths": lengths}]
+    if content["method"]["backend"] == "autoround":
+        content["method"] |= {"iterations": 20, "batch_size": 2, "torch_compile": False}
+    return Recipe.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "changes"),
+    [
+        ("gptq-foem-g32", "act_group_aware", {"act_group_aware": False}),
+        ("gptq-foem-g32", "fallback_rtn_threshold", {"fallback_rtn_threshold": None}),
+        ("gptq-foem-g32", "mse", {"mse": 0.0}),
+        ("gptq-foem-g32", "foem_alpha", {"foem_alpha": 0.0}),
+        ("gptq-foem-g32", "foem_beta", {"foem_beta": 0.0}),
+        ("gptq-foem-g32", "true_sequential", {"true_sequential": False}),
+        ("gptq-foem-g32", "damp_percent", {"damp_percent": 0.01}),
+        ("gptq-w4a16-g128", "desc_act", {"desc_act": False, "static_groups": False}),
+        ("gptq-w4a16-g128", "damp_percent", {"damp_percent": 0.05}),
+        ("gptq-w4a16-g128", "true_sequential", {"true_sequential": False}),
+        ("autoround-w4a16-g128", "iterations", {"iterations": 30}),
+        ("autoround-w4a16-g128", "batch_size", {"batch_size": 1}),
+        ("autoround-w4a16-g128", "learning_rate", {"learning_rate": 0.02}),
+        ("autoround-w4a16-g128", "minmax_learning_rate", {"minmax_learning_rate": 0.01}),
+        ("autoround-w4a16-g128", "alg_ext", {"alg_ext": True}),
+        ("autoround-w4a16-g128", "low_gpu_mem_usage", {"low_gpu_mem_usage": False}),
+    ],
+)
+def test_what_is_said_to_act_acts_and_nothing_else(
+    make: Callable[..., Made], name: str, parameter: str, changes: dict[str, Any]
+):
+    on, off = make(name), make(name, **changes)
+    if parameter not in on["acted"]:  # not said by the recipe: the other one is the run that has it
+        on, off = off, on
+    assert set(on["tensors"]) == set(off["tensors"])
+    differ = {tensor for tensor, digest in on["tensors"].items() if off["tensors"][tensor] != digest}
+    assert bool(differ) == on["acted"][parameter], f"{len(differ)} of {len(on['tensors'])} tensors differ"
+
+
+def test_nvfp4s_cache_is_a_word_in_the_config(make: Callable[..., Made]):
+    """fp8_cast measures nothing: no tensor differs, the config does; so the card says."""
+    on, off = make("nvfp4"), make("nvfp4", kv_cache="none")
+    assert on["tensors"] == off["tensors"]
+    assert on["config"] != off["config"]
+    assert on["acted"]["kv_cache"]
+    assert not off["acted"]["kv_cache"]
+
+
+@pytest.mark.parametrize("name", ["gptq-foem-g32", "gptq-w4a16-g128", "autoround-w4a16-g128", "nvfp4"])
+def test_the_same_again_is_the_same(
+    make: Callable[..., Made], tool: Tool, base: Path, name: str, tmp_path: Path
+):
+    """Without this, two runs that differ would prove nothing of the parameter."""
+    content = small(recipes.load(name)).model_dump(mode="json")
+    again = tool("backend", {}, recipe=content, base=str(base), folder=str(tmp_path / "again"))
+    assert json.loads(str(again["json"]))["tensors"] == make(name)["tensors"]
+
+
+def test_a_patch_acts_in_a_whole_run(make: Callable[..., Made]):
+    plain, patched = make("gptq-foem-g32"), make("gptq-foem-g32", patches=["fresh-group-scales"])
+    assert patched["acted"]["patches.fresh-group-scales"]
+    assert plain["tensors"] != patched["tensors"]
+    assert make("gptq-foem-g32", patches=[])["tensors"] == plain["tensors"]

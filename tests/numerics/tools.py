@@ -1,0 +1,249 @@
+"""The real quantizers on small arrays, in their own environment: one process that answers many tests.
+
+Importing the tools takes half a minute, a layer milliseconds. So a session starts this module once with the
+environment's python and speaks with it in lines: a task's name, the `.npz` (arrays) and `.json` (settings)
+that it reads, and where its answer goes. What the tools print goes to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, Any]
+
+
+def gptq(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """Quantize W [out, in] float32 on samples x0, x1, … [tokens, in]; y0, … are FOEM's native inputs.
+
+    Returns dequantized q, scale and zero [out, groups], g_idx, loss, damp, and how often each patch acted.
+    """
+    import torch
+    from gptqmodel.looper.named_module import NamedModule
+    from gptqmodel.looper.native_processor import NATIVE_INPUTS_STATE_KEY
+    from gptqmodel.quantization import FOEM, GPTQ, QuantizeConfig
+    from gptqmodel.quantization.config import Fallback, FallbackStrategy, FOEMConfig
+
+    from bot.backends.patches import applied
+    from bot.backends.patches.gptqmodel import PATCHES
+
+    given = dict(settings)
+    patches, foem, threshold = given.pop("patches", []), given.pop("foem", None), given.pop("fallback", None)
+    fallback = Fallback(strategy=FallbackStrategy.RTN, threshold=threshold) if threshold else None
+    config = QuantizeConfig(
+        **given, foem=FOEMConfig(**foem) if foem else None, fallback=fallback, device="cpu"
+    )
+    layer = torch.nn.Linear(arrays["w"].shape[1], arrays["w"].shape[0], bias=False)
+    layer.weight.data = torch.from_numpy(arrays["w"].copy())
+    named = NamedModule(layer, "layer", "model.layers.0.layer", 0)
+    samples = [torch.from_numpy(arrays[f"x{i}"]) for i in range(sum(name.startswith("x") for name in arrays))]
+    if foem and foem["alpha"]:
+        named.state[NATIVE_INPUTS_STATE_KEY] = [
+            torch.from_numpy(arrays[f"y{i}"]) for i in range(len(samples))
+        ]
+    task = (FOEM if foem else GPTQ)(module=named, qcfg=config)
+    task.expected_nsamples = float(sum(len(each) for each in samples))
+    task.quantizer.configure(perchannel=True)
+    for each in samples:
+        task.add_batch(each.unsqueeze(0), layer(each).detach().unsqueeze(0))
+    with applied([PATCHES[name] for name in patches]) as acted:
+        q, scale, zero, g_idx, _, loss, damp, _ = task.quantize()
+    counts = {f"acted_{name}": np.array(count) for name, count in acted.counts().items()}
+    numbers = {"q": q, "scale": scale, "zero": zero, "g_idx": g_idx}
+    found = {name: value.cpu().numpy() for name, value in numbers.items()}
+    return found | counts | {"loss": np.array(loss), "damp": np.array(damp)}
+
+
+def pack_gptq(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """GPTQModel's packer on q [out, in] with scale, zero [out, groups] and g_idx: the tensors of a file.
+
+    The tool keeps zero points as they are while it works, and subtracts one when it saves: both are here.
+    """
+    import torch
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
+
+    out_features, in_features = arrays["q"].shape
+    layer = torch.nn.Linear(in_features, out_features, bias=False)
+    layer.weight.data = torch.from_numpy(arrays["q"])
+    packed = TorchLinear(
+        bits=4,
+        sym=True,
+        in_features=in_features,
+        out_features=out_features,
+        register_buffers=True,
+        **settings,
+    )
+    packed.pack_original(layer, *(torch.from_numpy(arrays[name]) for name in ("scale", "zero", "g_idx")))
+    kept = {name: getattr(packed, name).numpy().copy() for name in ("qweight", "scales", "g_idx")}
+    zeros_before = packed.qzeros.numpy().copy()
+    quant_config = type("Config", (), {"bits": 4, "pack_dtype": torch.int32, "runtime_format": None})()
+    convert_gptq_v2_to_v1_format_module(module=packed, quantize_config=quant_config)
+    return kept | {"qzeros_kept": zeros_before, "qzeros": packed.qzeros.numpy()}
+
+
+def autoround(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """AutoRound's rounding of w [out, in] with v, and factors low and high [out, groups]; then its packer."""
+    import torch
+    from auto_round.data_type.int import quant_tensor_sym
+    from auto_round.export.utils import get_autogptq_packing_qlinear
+
+    size = settings["group_size"]
+    given = {name: torch.from_numpy(arrays[name]) for name in ("w", "v", "low", "high")}
+    groups = (given["w"].shape[0] * given["w"].shape[1]) // size
+    q, scale, zero = quant_tensor_sym(
+        given["w"],
+        bits=4,
+        group_size=size,
+        v=given["v"].reshape(groups, size),
+        min_scale=given["low"].flatten(),
+        max_scale=given["high"].flatten(),
+    )
+    scale = scale.reshape(given["low"].shape)
+    layer = torch.nn.Linear(given["w"].shape[1], given["w"].shape[0], bias=False)
+    layer.weight.data = q
+    packed = get_autogptq_packing_qlinear("auto_gptq", 4, size, True)(
+        4, size, layer.in_features, layer.out_features, False, g_idx=True
+    )
+    packed.device = torch.device("cpu")
+    packed.pack(layer, scale, int(zero), None, "cpu")
+    kept = {name: getattr(packed, name).numpy() for name in ("qweight", "qzeros", "scales", "g_idx")}
+    return kept | {"q": q.numpy()}
+
+
+def nvfp4(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """ModelOpt's quantization of w [out, in], and what it makes of that again."""
+    import torch
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor
+
+    w = torch.from_numpy(arrays["w"]).to(getattr(torch, settings["dtype"]))
+    packed, scale, scale_2 = NVFP4QTensor.quantize(w.clone(), 16)
+    again = packed.dequantize(dtype=torch.float32, scale=scale, double_scale=scale_2, block_sizes={-1: 16})
+    return {
+        "packed": packed._quantized_data.numpy(),
+        "scale": scale.view(torch.uint8).numpy(),
+        "scale_2": scale_2.float().numpy(),
+        "q": again.numpy(),
+        "w": w.float().numpy(),
+    }
+
+
+def shorten(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """A copy of a base that has only the given decoder layers."""
+    import re
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    base, out, layers = Path(settings["base"]), Path(settings["out"]), settings["layers"]
+    shutil.copytree(base, out, ignore=shutil.ignore_patterns("*.safetensors*"))
+    config = json.loads((base / "config.json").read_text())
+    text = config["text_config"]
+    text["layer_types"] = [text["layer_types"][layer] for layer in layers]
+    text["num_hidden_layers"] = len(layers)
+    (out / "config.json").write_text(json.dumps(config))
+    tensors = {}
+    for path in sorted(base.glob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            found = re.match(r"(model\.language_model\.layers\.)(\d+)(\..*)", name)
+            if found is None:
+                tensors[name] = tensor
+            elif int(found[2]) in layers:
+                tensors[f"{found[1]}{layers.index(int(found[2]))}{found[3]}"] = tensor
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return {"num_tensors": np.array(len(tensors))}
+
+
+def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """A backend's whole run over a small base: a digest of every tensor that it writes, and what acted."""
+    import hashlib
+    import importlib
+
+    import torch
+    from safetensors.torch import save_file
+
+    from bot.backends import BACKENDS
+    from bot.backends.calibration import SampleSet
+    from bot.backends.report import Report
+    from bot.models import BackendJob, Base, CalibrationUse
+    from bot.recipe import Recipe
+
+    recipe, place = Recipe.model_validate(settings["recipe"]), Path(settings["folder"])
+    place.mkdir(parents=True)
+    random = torch.Generator().manual_seed(1)
+    lengths = [64] * recipe.calibration.num_samples
+    samples = {}
+    for i, length in enumerate(lengths):
+        samples[f"{i:06d}.input_ids"] = torch.randint(0, 2000, (1, length), generator=random)
+        samples[f"{i:06d}.attention_mask"] = torch.ones((1, length), dtype=torch.int64)
+    save_file(samples, place / "samples.safetensors")
+    spec = recipe.calibration.sets[0]
+    use = CalibrationUse(
+        dataset=spec.dataset, revision="0" * 40, config=None, split="train", subsets=None, rows="text",
+        num_samples=len(lengths), num_samples_seen=0, num_tokens=sum(lengths), min_tokens=min(lengths),
+        max_tokens=max(lengths), num_images=0, sha256="0" * 64,
+    )  # fmt: skip
+    name = recipe.method.backend
+    job = BackendJob(
+        backend=name, base_folder=settings["base"], base=Base(repo_id="a/b", revision="1" * 40),
+        output_folder=str(place / "out"), resume_folder=str(place / "resume"),
+        result_file=str(place / "result.json"), recipe=settings["recipe"], device="cpu", num_threads=2,
+    )  # fmt: skip
+    torch.set_num_threads(2)
+    calibration = [SampleSet(rows="text", file=place / "samples.safetensors", use=use)]
+    result = importlib.import_module(BACKENDS[name][0]).quantize(job, recipe, calibration, Report())
+    digests = {}
+    for path in sorted((place / "out").glob("*.safetensors")):
+        data = path.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        for tensor, entry in json.loads(data[8:end]).items():
+            if tensor != "__metadata__":
+                start, stop = entry["data_offsets"]
+                digests[tensor] = hashlib.sha256(data[end + start : end + stop]).hexdigest()
+    config = json.loads((place / "out" / "config.json").read_text())["quantization_config"]
+    found = {
+        "tensors": digests,
+        "config": config,
+        "acted": {each.parameter: each.acted for each in result.parameters},
+    }
+    return {"json": np.array(json.dumps(found))}
+
+
+TASKS = {each.__name__: each for each in (gptq, pack_gptq, autoround, nvfp4, shorten, backend)}
+
+
+def main() -> None:
+    """Answer tasks until standard input ends; `ready`, then `done` or `failed` a task, on the given pipe."""
+    answers = os.fdopen(int(sys.argv[1]), "w")
+    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"
+    from bot.backends.torchvision_ops import declare_missing
+
+    declare_missing()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        task, folder = json.loads(line)
+        place = Path(folder)
+        try:
+            with np.load(place / "in.npz") as given:
+                arrays = {name: given[name] for name in given.files}
+            settings = json.loads((place / "in.json").read_text())
+            np.savez(place / "out.npz", **TASKS[task](arrays, settings))
+        except Exception as e:
+            traceback.print_exc()
+            error = {"type": type(e).__name__, "text": str(e)}
+            (place / "error.json").write_text(json.dumps(error))
+        print("done", file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(0)  # the tools leave threads behind
