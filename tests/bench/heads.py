@@ -7,10 +7,10 @@ own head. Counted is what `release-bot measure` counts, by the same code and kep
 acceptance by position over the real prompts, and the soak's windows.
 
 What decides is read across the rows of one body. Greedy answers are the verifier's and do not depend on the
-head but for near-ties, so that rows of one body answer the same texts and differ by the head alone; `±` is
-the standard error of a share as if they did not, and wider than that of their difference. `places` counts
-where a rounded head's share lies below and above the BF16 head's: the kinds of prompts, the soak's opening,
-each window, and the fresh prompts.
+head but for near-ties, so that rows of one body answer the same texts and differ by the head alone. Over the
+soak that gives an interval: of the mean change of a window's share against the BF16 head's, by a bootstrap
+that draws windows (`bot.serving.bootstrap`). Over the prompts `±` is the standard error of the first
+position's share as if rows had nothing in common, and wider than that of their difference.
 
 The body's own effect is in the ratio to the base's. No speed is measured: a rounded head is computed with in
 BF16. With an engine that refuses a packed `mtp.fc` (vLLM 0.32.0 does) the last row could not be released.
@@ -32,15 +32,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+import numpy as np
+
 from bot import byhand, config, localhub, log
 from bot.config import Config
 from bot.demo import rehearsal
 from bot.edges import hub as hubs
 from bot.errors import InputError, NotServable
 from bot.figures import gib, percent
-from bot.measurements import Acceptance, Drafts, EngineFacts, Soak, SubjectFacts
+from bot.measurements import Acceptance, Drafts, EngineFacts, Interval, Soak, SubjectFacts
 from bot.models import Model, write_json
-from bot.serving import sittings
+from bot.serving import bootstrap, sittings
 from bot.serving.examination import Examination
 from tests.bench import rounded_head
 
@@ -59,7 +61,7 @@ COLUMNS: Final = (
     "÷ base",
     "lowest window ÷ base",
     "fresh ÷ opening",
-    "places below, above",
+    "soak − BF16 head's, 95%",
     "saves",
 )
 
@@ -160,7 +162,7 @@ def rows(found: ReleaseHeads) -> list[tuple[str, ...]]:
             each.head,
             each.drafted,
             found.base,
-            " ".join(map(str, places(each.drafted, first))) if each.rounded else "",
+            _points(change(each.drafted.soak, first.soak)) if each.rounded else "",
             gib(each.saved_bytes) if each.rounded else "",
         )
         for each in found.heads
@@ -168,7 +170,7 @@ def rows(found: ReleaseHeads) -> list[tuple[str, ...]]:
 
 
 def _row(
-    recipe: str, body: str, head: str, one: Drafted, base: Drafted, places: str, saves: str
+    recipe: str, body: str, head: str, one: Drafted, base: Drafted, change: str, saves: str
 ) -> tuple[str, ...]:
     total, grown = one.acceptance.total, windows(one.soak)
     return (
@@ -183,7 +185,7 @@ def _row(
         _ratio(grown.rate, windows(base.soak).rate),
         f"{lowest_window(one.soak, base.soak):.3f}",
         _ratio(one.soak.fresh.rate, one.soak.opening.rate),
-        places,
+        change,
         saves,
     )
 
@@ -213,16 +215,18 @@ def standard_error(drafts: Drafts) -> float:
     return math.sqrt(share * (1 - share) / drafts.num_drafts) if drafts.num_drafts else 0.0
 
 
-def places(one: Drafted, other: Drafted) -> tuple[int, int]:
-    """How many places' shares of `one` lie below and above those of `other`."""
-    pairs = list(zip(_shares(one), _shares(other), strict=True))
-    return sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+def change(soak: Soak, other: Soak) -> Interval:
+    """95% interval of the mean, over windows, of the share in `soak` less that in `other`.
+
+    ValueError for other windows.
+    """
+    pairs = zip(soak.windows, other.windows, strict=True)
+    differences = np.array([one.drafts.rate - two.drafts.rate for one, two in pairs])
+    return bootstrap.interval(differences, np.arange(len(differences)))
 
 
-def _shares(one: Drafted) -> list[float]:
-    soak = one.soak
-    counted = [*(kind.drafts for kind in one.acceptance.kinds), soak.opening]
-    return [drafts.rate for drafts in [*counted, *(window.drafts for window in soak.windows), soak.fresh]]
+def _points(found: Interval) -> str:
+    return f"{found.low * 100:+.1f} to {found.high * 100:+.1f} points"
 
 
 def _ratio(one: float, other: float) -> str:

@@ -46,13 +46,15 @@ def test_the_lowest_window_is_held_to_the_bases_at_the_same_context() -> None:
     assert heads.lowest_window(own, m.soak([0.0])) == math.inf
 
 
-def test_places_are_counted_below_and_above() -> None:
-    first = drafted([0.8, 0.6], curve=[1.0, 0.9, 0.8])
-    assert heads.places(first, first) == (0, 0)
-    # Of two kinds, the opening, three windows and the fresh prompts the first window alone is better.
-    other = drafted([0.7, 0.5], curve=[1.3, 0.9, 0.8])
-    assert heads.places(other, first) == (6, 1)
-    assert heads.places(first, other) == (1, 6)
+def test_the_change_over_the_soak_is_paired_by_window() -> None:
+    """Windows that differ widely among themselves, and by the same ten points from the other head's."""
+    one, other = m.soak([1.0], curve=[0.9, 0.5, 0.2], num=100), m.soak([1.0], curve=[0.8, 0.4, 0.1], num=100)
+    found = heads.change(one, other)
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+    mixed = heads.change(one, m.soak([1.0], curve=[0.8, 0.6, 0.2], num=100))
+    assert mixed.low < 0 < mixed.high
+    with pytest.raises(ValueError, match="shorter"):
+        heads.change(one, m.soak([1.0], curve=[0.9], num=100))
 
 
 def test_the_standard_error_is_a_binomial_one_of_the_first_position() -> None:
@@ -74,7 +76,8 @@ def test_a_row_for_the_base_and_one_for_each_head() -> None:
     ]
     assert [row["tokens a pass"] for row in cells] == ["2.400", "2.400", "2.000", "1.600"]
     assert [row["saves"] for row in cells] == ["", "", "1.0 MiB", "2.0 MiB"]
-    assert [row["places below, above"] for row in cells] == ["", "", "8 0", "8 0"]
+    assert [row["soak − BF16 head's, 95%"] for row in cells][:2] == ["", ""]
+    assert cells[2]["soak − BF16 head's, 95%"].endswith(" points")
     ratios = [row[2:] for row in found]
     assert "0.714" in ratios[2]  # 0.5 of the drafted, over 0.7
     assert "0.429" in ratios[3]
