@@ -34,14 +34,14 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from bot import byhand, config, localhub, log
+from bot import byhand, config, localhub
 from bot.config import Config
 from bot.demo import rehearsal
 from bot.edges import hub as hubs
 from bot.errors import InputError, NotServable
 from bot.figures import gib, percent
 from bot.measurements import Acceptance, Drafts, EngineFacts, Interval, Soak, SubjectFacts
-from bot.models import Model, write_json
+from bot.models import Model
 from bot.serving import bootstrap, sittings
 from bot.serving.examination import Examination
 from tests.bench import rounded_head
@@ -51,17 +51,15 @@ HEADS: Final[tuple[Head, ...]] = get_args(Head)
 SIZES: Final = {key: value for key, value in rehearsal.SCALE["nvfp4"].items() if key.startswith("evaluation")}
 COLUMNS: Final = (
     "recipe",
-    "body",
     "head",
-    "by position",
+    "prompts, by position",
     "±",
     "tokens a pass",
     "÷ base",
     "soak",
     "÷ base",
     "lowest window ÷ base",
-    "fresh ÷ opening",
-    "soak − BF16 head's, 95%",
+    "against BF16 head, 95%",
     "saves",
 )
 
@@ -95,7 +93,7 @@ class ReleaseHeads(Model):
 
 
 class HeadsEvidence(Model):
-    """What `--json` writes."""
+    """What `--out` writes."""
 
     schema_version: Literal[1] = 1
     releases: list[ReleaseHeads]
@@ -151,42 +149,33 @@ def _made(folder: Path) -> Path:
 # ── telling ────────────────────────────────────────────────────────────────────────────────
 
 
+def markdown(found: HeadsEvidence) -> str:
+    """The table of all releases."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row for each in found.releases for row in rows(each))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def rows(found: ReleaseHeads) -> list[tuple[str, ...]]:
     """Under COLUMNS: the base, then the release with each head."""
-    first = found.heads[0].drafted
-    base = _row(found.recipe, "base", "BF16", found.base, found.base, "", "")
-    return [base] + [
-        _row(
-            found.recipe,
-            first.subject.packing if first.subject.packing != "none" else "BF16",
-            each.head,
-            each.drafted,
-            found.base,
-            _points(change(each.drafted.soak, first.soak)) if each.rounded else "",
-            gib(each.saved_bytes) if each.rounded else "",
-        )
-        for each in found.heads
-    ]
+    first, base = found.heads[0].drafted, found.base
+    shown = [(found.recipe, "base, its own", *_shares(base, base), "", "")]
+    for each in found.heads:
+        against = (_points(change(each.drafted.soak, first.soak)), gib(each.saved_bytes))
+        own = against if each.rounded else ("", "")
+        shown.append((found.recipe, each.head, *_shares(each.drafted, base), *own))
+    return shown
 
 
-def _row(
-    recipe: str, body: str, head: str, one: Drafted, base: Drafted, change: str, saves: str
-) -> tuple[str, ...]:
+def _shares(one: Drafted, base: Drafted) -> tuple[str, ...]:
     total, grown = one.acceptance.total, windows(one.soak)
     return (
-        recipe,
-        body,
-        head,
         " ".join(percent(each) for each in total.by_position),
         percent(standard_error(total)),
         f"{total.length:.3f}",
-        _ratio(total.rate, base.acceptance.total.rate),
+        _ratio(total.length, base.acceptance.total.length),
         percent(grown.rate),
         _ratio(grown.rate, windows(base.soak).rate),
         f"{lowest_window(one.soak, base.soak):.3f}",
-        _ratio(one.soak.fresh.rate, one.soak.opening.rate),
-        change,
-        saves,
     )
 
 
@@ -261,7 +250,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--recipe", help="whose format and evaluation (default: that of the same packing)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the evaluation")
     parser.add_argument("--online", action="store_true", help="the recipe's evaluation, from the Hub")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the evidence")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the evidence there, as JSON")
     told = parser.parse_args(argv)
     settings = config.load()
     sizes = ({} if told.online else SIZES) | dict(each.split("=", 1) for each in told.set)
@@ -273,9 +262,9 @@ def main(argv: Sequence[str]) -> int:
                 raise InputError("there is no such folder", where=str(at), fix="name a checkpoint's folder")
             asked = byhand.ask(str(at), told.recipe, sizes, hub, settings)
             found.append(compared(asked, at, told.base, sizes))
-            print(log.table(COLUMNS, rows(found[-1])), flush=True)
-            if told.json:
-                write_json(told.json, HeadsEvidence(releases=found))
+            if told.out:
+                told.out.write_text(HeadsEvidence(releases=found).model_dump_json() + "\n", encoding="utf-8")
+    print(markdown(HeadsEvidence(releases=found)))
     return 0
 
 

@@ -63,21 +63,21 @@ def test_the_standard_error_is_a_binomial_one_of_the_first_position() -> None:
 
 
 def test_a_row_for_the_base_and_one_for_each_head() -> None:
-    found = heads.rows(release(drafted([0.8, 0.6]), drafted([0.6, 0.4]), drafted([0.4, 0.2])))
-    assert all(len(row) == len(heads.COLUMNS) for row in found)
-    cells = [dict(zip(heads.COLUMNS, row, strict=True)) for row in found]
-    assert [row["head"] for row in cells] == ["BF16", *heads.HEADS]
-    assert cells[0]["body"] == "base"
-    assert [row["by position"] for row in cells] == [
-        "80.0% 60.0%",
-        "80.0% 60.0%",
-        "60.0% 40.0%",
-        "40.0% 20.0%",
-    ]
-    assert [row["tokens a pass"] for row in cells] == ["2.400", "2.400", "2.000", "1.600"]
-    assert [row["saves"] for row in cells] == ["", "", "1.0 MiB", "2.0 MiB"]
-    assert [row["soak − BF16 head's, 95%"] for row in cells][:2] == ["", ""]
-    assert cells[2]["soak − BF16 head's, 95%"].endswith(" points")
-    ratios = [row[2:] for row in found]
-    assert "0.714" in ratios[2]  # 0.5 of the drafted, over 0.7
-    assert "0.429" in ratios[3]
+    found = release(drafted([0.8, 0.6]), drafted([0.6, 0.4]), drafted([0.4, 0.2]))
+    base, *others = heads.rows(found)
+    assert base[1:3] == ("base, its own", "80.0% 60.0%")
+    assert base[3:6] == (f"{40 / math.sqrt(m.NUM_DRAFTS):.1f}%", "2.400", "1.000")
+    assert [row[1] for row in others] == list(heads.HEADS)
+    assert [row[2] for row in others] == ["80.0% 60.0%", "60.0% 40.0%", "40.0% 20.0%"]
+    assert [row[4:6] for row in others] == [("2.400", "1.000"), ("2.000", "0.833"), ("1.600", "0.667")]
+    assert [row[7] for row in others] == [
+        "1.000",
+        "0.714",
+        "0.429",
+    ]  # 0.5 and 0.3 of what is drafted, over 0.7
+    assert [row[-1] for row in others] == ["", "1.0 MiB", "2.0 MiB"]
+    assert others[0][-2] == ""
+    assert others[1][-2].endswith(" points")
+    table = heads.markdown(heads.HeadsEvidence(releases=[found])).splitlines()
+    assert len(table) == 2 + 4
+    assert {line.count("|") for line in table} == {len(heads.COLUMNS) + 1}
