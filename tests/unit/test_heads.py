@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import measured as m
 import pytest
 
 from tests.bench import heads
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def drafted(shares: list[float], curve: list[float] | None = None, **subject: object) -> heads.Drafted:
@@ -78,3 +81,9 @@ def test_a_row_for_the_base_and_one_for_each_head() -> None:
     table = heads.markdown(heads.HeadsEvidence(releases=[found])).splitlines()
     assert len(table) == 2 + 4
     assert {line.count("|") for line in table} == {len(heads.COLUMNS) + 1}
+
+
+@pytest.mark.parametrize("name", ["short", "long"])
+def test_the_document_shows_the_table_of_its_evidence(name: str) -> None:
+    evidence = heads.HeadsEvidence.model_validate_json((DOCS / "drafting" / f"{name}.json").read_bytes())
+    assert heads.markdown(evidence) in (DOCS / "drafting.md").read_text(encoding="utf-8")
