@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot import log
+from bot.commands_watching import connect
 from bot.errors import GateFailed, UsageError
+from bot.workflow_edges import answer, connect_github
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from bot.config import Config
-    from bot.edges.github import GitHub, Pull
-    from bot.edges.hub import Hub
-    from bot.edges.state_branch import BranchState
+    from bot.edges.github import Pull
     from bot.overview import Overview
     from bot.state import State
 
@@ -100,9 +98,9 @@ def card_pr(arguments: argparse.Namespace) -> int:
     card = arguments.card or Workspace((arguments.work or settings.work) / key).card
     if (found := read_json(card / "evidence.json", Evidence).release.key) != key:
         raise Refused(f"the card is of release {found}, not of {key}", where=str(card), fix="name its folder")
-    github, state = _github()
-    offered = offer(github, state, card, hub_url=_hub(settings).endpoint)
-    return _done(arguments, offered, f"pull request {offered.number} is {offered.state}: {offered.url}")
+    github, state = connect_github()
+    offered = offer(github, state, card, hub_url=connect(settings).endpoint)
+    return answer(arguments, offered, f"pull request {offered.number} is {offered.state}: {offered.url}")
 
 
 def review_check(arguments: argparse.Namespace) -> int:
@@ -118,7 +116,7 @@ def review_check(arguments: argparse.Namespace) -> int:
     lines = [f"{each.folder}: {_told(each.problems)}" for each in verdict.cards] or ["no card was found"]
     lines += [f"- {each}" for each in [*verdict.problems, *(p for c in verdict.cards for p in c.problems)]]
     log.append("GITHUB_STEP_SUMMARY", f"### Card review\n\n{words.block(lines)}\n")
-    _done(arguments, verdict, "\n".join(lines))
+    answer(arguments, verdict, "\n".join(lines))
     return 0 if verdict.passed else GateFailed.exit_code
 
 
@@ -132,16 +130,16 @@ def review_comment(arguments: argparse.Namespace) -> int:
     from bot.review import comment, events
 
     run = events.read(arguments.event, events.RunCompleted).workflow_run
-    github, state = _github()
+    github, state = connect_github()
     found = comment.comment(
         github,
         state,
-        _hub(config.load()),
+        connect(config.load()),
         head_sha=run.head_sha,
         branch=run.head_branch or "",
         verdict_file=arguments.verdict,
     )
-    return _done(arguments, found, f"the comment is {found.state.replace('_', ' ')}")
+    return answer(arguments, found, f"the comment is {found.state.replace('_', ' ')}")
 
 
 def review_refuse(arguments: argparse.Namespace) -> int:
@@ -153,17 +151,17 @@ def review_refuse(arguments: argparse.Namespace) -> int:
     event = events.read(arguments.event, events.PullClosed)
     if event.action != "closed":
         raise UsageError(f"the pull request was {event.action}, not closed", fix="run it on `closed` only")
-    github, state = _github()
+    github, state = connect_github()
     pull = event.pull_request
     found = refuse(
         github,
         state,
-        _hub(config.load()),
+        connect(config.load()),
         number=pull.number,
         who=event.sender.login,
         at=pull.closed_at or datetime.now(UTC),
     )
-    return _done(arguments, found, f"release {found.key} is refused; the Hub's pull request: {found.hub}")
+    return answer(arguments, found, f"release {found.key} is refused; the Hub's pull request: {found.hub}")
 
 
 def comment_command(arguments: argparse.Namespace) -> int:
@@ -175,10 +173,10 @@ def comment_command(arguments: argparse.Namespace) -> int:
     said = events.read(arguments.event, events.IssueComment).said()
     if said is None:
         nothing = Obeyed(number=0, who="", key=None, ignored="no new comment", done=[], failed=[])
-        return _done(arguments, nothing, "nothing to do: not a new comment on a pull request")
-    github, state = _github()
-    found = obey(github, state, said, hub_url=_hub(config.load()).endpoint)
-    return _done(arguments, found, found.ignored or "; ".join([*found.done, *found.failed]))
+        return answer(arguments, nothing, "nothing to do: not a new comment on a pull request")
+    github, state = connect_github()
+    found = obey(github, state, said, hub_url=connect(config.load()).endpoint)
+    return answer(arguments, found, found.ignored or "; ".join([*found.done, *found.failed]))
 
 
 def release_on_merge(arguments: argparse.Namespace) -> int:
@@ -190,7 +188,7 @@ def release_on_merge(arguments: argparse.Namespace) -> int:
     from bot.state import refuse_paused
 
     root = Path.cwd()
-    github, state = _github()
+    github, state = connect_github()
     refuse_paused(state)
     if arguments.key:
         folder = merged.card_of(root, naming.parse_key(arguments.key))
@@ -206,7 +204,7 @@ def release_on_merge(arguments: argparse.Namespace) -> int:
         print(log.redact(text))
         return 0
     names = ", ".join(f"{each.key} ({each.card})" for each in found.releases)
-    return _done(arguments, found, names or "nothing to publish")
+    return answer(arguments, found, names or "nothing to publish")
 
 
 # ── what a person sees ─────────────────────────────────────────────────────────────────────
@@ -223,9 +221,9 @@ def dashboard(arguments: argparse.Namespace) -> int:
     from bot.state import paused
 
     settings = config.load()
-    github, state = _github()
+    github, state = connect_github()
     if not arguments.event and (stopped := paused(state)):
-        return _done(
+        return answer(
             arguments, stopped, f"paused: by {stopped.who}: {stopped.why}; the dashboard stays as it is"
         )
     done: list[str] = []
@@ -239,7 +237,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     shown = board.show(github, state, found, done=done, ignored=ignored)
     log.append("GITHUB_OUTPUT", f"approved={json.dumps(shown.approved)}\n")
     labels.mark_published(github, pulls, found.releases)
-    return _done(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
+    return answer(arguments, shown, f"the dashboard is {shown.state}: {shown.url}")
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -251,7 +249,7 @@ def status(arguments: argparse.Namespace) -> int:
         arguments.state is None and os.environ.get("GITHUB_REPOSITORY") and os.environ.get("GITHUB_TOKEN")
     )
     if on_github:
-        github, branch = _github()
+        github, branch = connect_github()
         found = _overview(settings, branch.snapshot(), github.pulls())
     else:
         from bot.commands_watching import warn_if_local
@@ -264,7 +262,7 @@ def status(arguments: argparse.Namespace) -> int:
     stopped = f"\npaused by {found.paused.who}: {found.paused.why}" if found.paused else ""
     told = "".join(f"{each.text}\n" for each in found.notices)
     table = log.table(overview.COLUMNS, overview.rows(found))
-    return _done(arguments, found, f"{told}{table}\n\n{counts}{stopped}")
+    return answer(arguments, found, f"{told}{table}\n\n{counts}{stopped}")
 
 
 def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overview:
@@ -272,7 +270,7 @@ def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overv
     from bot.commands_watching import card_pulls
     from bot.state import paused
 
-    hub = _hub(settings)
+    hub = connect(settings)
     cards = None if pulls is None else card_pulls(pulls)
     figures = overview.figures_of(Path.cwd())
     world = survey.world(hub, state, settings.organization, cards=cards, figures=figures)
@@ -289,30 +287,3 @@ def _overview(settings: Config, state: State, pulls: list[Pull] | None) -> Overv
     world = survey.with_staged(world, hub, unexplained)
     told = overview.notices(state, settings.watch.authors, paused=stopped, now=now)
     return overview.overview(wanted, world, paused=stopped, now=now, notices=told)
-
-
-# ── shared ─────────────────────────────────────────────────────────────────────────────────
-
-
-def _github() -> tuple[GitHub, BranchState]:
-    from bot.edges.github import GitHub
-    from bot.edges.state_branch import BranchState
-
-    github = GitHub.from_environment()
-    return github, BranchState(github)
-
-
-def _hub(settings: Config) -> Hub:
-    from bot.commands_watching import connect
-
-    return connect(settings)
-
-
-def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:
-    from bot import commands
-
-    if arguments.json:
-        commands.print_json(found.model_dump(mode="json"))
-    else:
-        print(log.redact(log.printable(text)))
-    return 0

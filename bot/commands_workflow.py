@@ -16,15 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot import log
+from bot.commands_watching import connect
 from bot.errors import InfrastructureError, Refused, UsageError
+from bot.workflow_edges import answer, connect_github
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from bot.config import Config
-    from bot.edges.github import GitHub
-    from bot.edges.hub import Hub
-    from bot.edges.state_branch import BranchState
     from bot.job import Job
     from bot.lease import Work
     from bot.plan import PlanEntry
@@ -91,7 +87,7 @@ def prepare(arguments: argparse.Namespace) -> int:
     with outcome.told("prepare"):
         settings = config.load()
         state, cards = open_state(settings, arguments.state)
-        hub = _hub(settings, state)
+        hub = connect(settings, state)
         found = preparing.prepare(
             arguments.base,
             arguments.recipe,
@@ -114,7 +110,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         each = found.entry
         rows = [(f"{each.base}@{each.revision[:8]}", each.recipe, found.code, each.why)]
         rows += [("", "", name, value) for name, value in _told_of(each).items()]
-    _done(arguments, found, log.table(("base", "recipe", "", ""), rows, title="Release"))
+    answer(arguments, found, log.table(("base", "recipe", "", ""), rows, title="Release"))
     if not found.is_quiet:
         log.error("not due", f"{found.code}: {found.why}")
         return Refused.exit_code
@@ -194,14 +190,14 @@ def offer(arguments: argparse.Namespace) -> int:
 
     settings = config.load()
     with told("card"):
-        hub, (github, state) = _hub(settings), _github()
+        hub, (github, state) = connect(settings), connect_github()
         key = naming.parse_key(arguments.key)
         made = job.reopen(key, hub, settings, arguments.work or settings.work)
         pipeline.run_one(made, "card")
         offered = pull.offer(github, state, made.card, hub_url=hub.endpoint)
     text = f"{offered.url}\n\n{github.pull(offered.number).body}\n"
     log.append("GITHUB_STEP_SUMMARY", log.redact(text))
-    return _done(arguments, offered, f"pull request {offered.number} is {offered.state}: {offered.url}")
+    return answer(arguments, offered, f"pull request {offered.number} is {offered.state}: {offered.url}")
 
 
 def _summary(arguments: argparse.Namespace, made: Job) -> int:
@@ -236,7 +232,7 @@ def finish(arguments: argparse.Namespace) -> int:
     text = "nothing was to change" if found.nothing_to_change else "every job came through"
     if failure:
         text = f"{failure.stage}: {failure.failure_class}: {failure.what}"
-    return _done(arguments, found, text)
+    return answer(arguments, found, text)
 
 
 def _work(arguments: argparse.Namespace) -> Work:
@@ -274,9 +270,9 @@ def curate(arguments: argparse.Namespace) -> int:
     job.require_key(release, arguments.key)
     cards = arguments.card.parent.glob("*--*/evidence.json")
     known = [path.parent.name.replace("--", "/", 1) for path in cards]
-    found = curating.curate(release, known, hub=_hub(settings), collection=settings.collection)
+    found = curating.curate(release, known, hub=connect(settings), collection=settings.collection)
     word = f"; {found.predecessor}: new_version {found.new_version}" if found.predecessor else ""
-    return _done(arguments, found, f"{found.repo_id} is in {found.collection}{word}")
+    return answer(arguments, found, f"{found.repo_id} is in {found.collection}{word}")
 
 
 def finish_publishing(arguments: argparse.Namespace) -> int:
@@ -302,7 +298,7 @@ def finish_publishing(arguments: argparse.Namespace) -> int:
     found = outcome.finish_publishing(state, work, arguments.ended, holder=run_id(), now=datetime.now(UTC))
     failure = found.recorded
     text = f"{failure.stage}: {failure.failure_class}: {failure.what}" if failure else "nothing failed"
-    return _done(arguments, found, text)
+    return answer(arguments, found, text)
 
 
 def closed_pull(arguments: argparse.Namespace) -> int:
@@ -313,19 +309,19 @@ def closed_pull(arguments: argparse.Namespace) -> int:
     from bot import config
     from bot.review import closed
 
-    github, state = _github()
+    github, state = connect_github()
     if arguments.all:
-        every = closed.every(github, state, _hub(config.load()))
+        every = closed.every(github, state, connect(config.load()))
         lines = [
             f"release {each.key} is refused; the Hub's pull request: {each.hub}" for each in every.refused
         ]
-        _done(arguments, every, "\n".join(lines) or "no closed card is new")
+        answer(arguments, every, "\n".join(lines) or "no closed card is new")
         return InfrastructureError.exit_code if every.failed else 0
-    found = closed.closed(github, state, _hub(config.load()), closed.read(arguments.event))
+    found = closed.closed(github, state, connect(config.load()), closed.read(arguments.event))
     if found is None:
         log.info("no card's pull request was closed: nothing to refuse")
         return 0
-    return _done(arguments, found, f"release {found.key} is refused; the Hub's pull request: {found.hub}")
+    return answer(arguments, found, f"release {found.key} is refused; the Hub's pull request: {found.hub}")
 
 
 def start_publishing(arguments: argparse.Namespace) -> int:
@@ -335,7 +331,7 @@ def start_publishing(arguments: argparse.Namespace) -> int:
     from bot import naming
     from bot.state import refuse_paused
 
-    github, state = _github()
+    github, state = connect_github()
     refuse_paused(state)
     try:
         keys = TypeAdapter(list[str]).validate_json(arguments.keys)
@@ -371,7 +367,7 @@ def _job(arguments: argparse.Namespace, switch: State | None = None) -> Job:
     settings = config.load()
     recipe = job.load_recipe(arguments.recipe, {})
     made = job.prepare(
-        arguments.base, recipe, {}, _hub(settings, switch), settings, arguments.work or settings.work
+        arguments.base, recipe, {}, connect(settings, switch), settings, arguments.work or settings.work
     )
     if arguments.key and made.release.key != arguments.key:
         raise Refused(
@@ -379,27 +375,3 @@ def _job(arguments: argparse.Namespace, switch: State | None = None) -> Job:
             fix="run the workflow again: it prepares anew",
         )
     return made
-
-
-def _github() -> tuple[GitHub, BranchState]:
-    from bot.edges.github import GitHub
-    from bot.edges.state_branch import BranchState
-
-    github = GitHub.from_environment()
-    return github, BranchState(github)
-
-
-def _hub(settings: Config, switch: State | None = None) -> Hub:
-    from bot.commands_watching import connect
-
-    return connect(settings, switch)
-
-
-def _done(arguments: argparse.Namespace, found: BaseModel, text: str) -> int:
-    from bot import commands
-
-    if arguments.json:
-        commands.print_json(found.model_dump(mode="json"))
-    else:
-        print(log.redact(log.printable(text)))
-    return 0

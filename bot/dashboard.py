@@ -170,9 +170,10 @@ def entry(status: ReleaseStatus) -> str:
         f"[{words.plain(name)}]({_address(link)})" for name, link in status.links.items() if _address(link)
     ]
     figures = [f"{words.plain(name)} {words.plain(value)}" for name, value in status.figures.items()]
+    kind = ["metadata release: the public weights stay"] if status.kind == "metadata" else []
     tries = [f"tried {status.num_attempts}×"] if status.num_attempts else []
     detail = [words.plain(status.detail, most=200)] if status.detail else []
-    parts = [*tries, *figures, *detail, *links]
+    parts = [*kind, *tries, *figures, *detail, *links]
     name = f"{words.code(status.base)} at {words.code(status.revision[:8])} by {words.code(status.recipe)}"
     boxes = [f"  - [ ] <!-- {kind}:{status.key} --> {MEANING[kind]}" for kind in BOXES[status.state]]
     return "\n".join([f"- {name}" + (f": {'; '.join(parts)}" if parts else ""), *boxes])

@@ -33,15 +33,20 @@ ReleaseState = Literal[
     "skipped",
     "nothing_to_change",
 ]
+Kind = Literal["release", "metadata"]
 
 
 class ReleaseStatus(Model):
-    """One base by one recipe, as the dashboard shows it. `until`: when a failed one is tried again."""
+    """One base by one recipe, as the dashboard shows it. `until`: when a failed one is tried again.
+
+    `kind` is metadata where the weights of an earlier step are public: only side files are to be published.
+    """
 
     key: str
     base: str
     revision: str
     recipe: str
+    kind: Kind
     state: ReleaseState
     detail: str
     num_attempts: int
@@ -53,13 +58,14 @@ class ReleaseStatus(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A base at a commit, by a recipe."""
+    """A base at a commit, by a recipe; `earlier` are its steps since the same weights, by that recipe."""
 
     key: str
     base: str
     revision: str
     recipe: str
     target_repo: str
+    earlier: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +184,7 @@ def status(pair: Pair, world: World, now: datetime) -> ReleaseStatus:
         base=pair.base,
         revision=pair.revision,
         recipe=pair.recipe,
+        kind="metadata" if _is_public(pair.earlier, world, now) else "release",
         state=state,
         detail=detail,
         num_attempts=standing.num_attempts,
@@ -186,6 +193,10 @@ def status(pair: Pair, world: World, now: datetime) -> ReleaseStatus:
         links=_links(pair, world, standing),
         figures=dict(world.figures.get(key, {})),
     )
+
+
+def _is_public(earlier: Iterable[Pair], world: World, now: datetime) -> bool:
+    return any(status(each, world, now).state == "published" for each in earlier)
 
 
 def _unreadable(key: str, records: Records) -> Told:

@@ -15,6 +15,10 @@ from bot.errors import FailureKind
 from bot.models import SCHEMA_VERSION, CommitSha, Hardware, Model, Sha256
 
 Role = Literal["release", "base", "fp8", "other"]
+CanaryId = Literal[
+    "text.fact", "text.arithmetic", "text.agreement", "image", "video", "tool_call", "reasoning",
+    "long_prompt", "batch", "sampled", "prefix_cache",
+]  # fmt: skip
 
 
 class OverlayItem(Model):
@@ -90,19 +94,7 @@ class Canary(Model):
     call). A gate asks of a release what its base can do, so `held` is no verdict by itself.
     """
 
-    id: Literal[
-        "text.fact",
-        "text.arithmetic",
-        "text.agreement",
-        "image",
-        "video",
-        "tool_call",
-        "reasoning",
-        "long_prompt",
-        "batch",
-        "sampled",
-        "prefix_cache",
-    ]
+    id: CanaryId
     applicable: bool
     served: bool
     held: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bot.evidence import Evidence
 from bot.ledger import Pair, ReleaseState, ReleaseStatus, World
 from bot.models import SCHEMA_VERSION, Base, Model, read_json
 from bot.recipe import Recipe
-from bot.state import Paused, Roster, State, Tracked, load, watched_path
+from bot.state import Paused, Roster, State, Step, Tracked, load, watched_path
 from bot.watching import shrunk, ticked
 
 # What a person should look at stands first.
@@ -127,13 +128,18 @@ def _figures(of: comparison.Side) -> dict[str, str]:
     return {name: value for name, value in shown.items() if value is not None}
 
 
+def titled(of: ReleaseStatus) -> str:
+    """A release's state in words, and that it is a metadata release where it is one."""
+    return of.state.replace("_", " ") + (" (metadata)" if of.kind == "metadata" else "")
+
+
 def rows(found: Overview) -> list[tuple[str, ...]]:
     """One row a release under COLUMNS, for the terminal."""
     cells = [
         (
             f"{each.base}@{each.revision[:8]}",
             each.recipe,
-            each.state.replace("_", " "),
+            titled(each),
             str(each.num_attempts or ""),
             ", ".join(f"{name} {value}" for name, value in each.figures.items()),
             each.detail or next(iter(each.links.values()), ""),
@@ -154,7 +160,11 @@ def _applies(recipe: Recipe, base: Tracked) -> bool:
 
 
 def _pair(base: Tracked, recipe: Recipe, organization: str, toolchain_epoch: int) -> Pair:
-    step = base.steps[-1]
+    *earlier, newest = [_pair_at(step, recipe, organization, toolchain_epoch) for step in base.steps]
+    return replace(newest, earlier=tuple(earlier))
+
+
+def _pair_at(step: Step, recipe: Recipe, organization: str, toolchain_epoch: int) -> Pair:
     at = Base(repo_id=step.repo_id, revision=step.revision)
     return Pair(
         key=naming.release_key(at, recipe, toolchain_epoch),

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from bot import ledger, naming, needs
 from bot.fleet import Fleet, RunnerClass
-from bot.ledger import Pair, ReleaseStatus, World
+from bot.ledger import Kind, Pair, ReleaseStatus, World
 from bot.models import SCHEMA_VERSION, Base, Model
 from bot.recipe import Recipe
 from bot.state import Step, Tracked
@@ -34,7 +34,6 @@ MAX_OF_MATRIX: Final = 256  # GitHub's own bound
 MAX_JOBS: Final = 40
 assert MAX_JOBS <= MAX_OF_MATRIX
 METADATA_MINUTES: Final = 45
-Kind = Literal["release", "metadata"]
 # States in which something of a release is at its target, or about to be.
 CLAIMING: Final = ("published", "waiting_for_publisher", "in_review", "staged", "building")
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bot import log
 from bot.errors import EngineError
-from bot.measurements import Canaries, Canary
+from bot.measurements import Canaries, Canary, CanaryId
 from bot.serving import pictures
 from bot.serving.canary_rules import degenerate, is_city, names_only, says
 from bot.serving.canary_texts import BEGINNINGS, WEATHER, ledger
@@ -26,11 +26,6 @@ from bot.serving.client import ChatAnswer, Client
 from bot.serving.drafting import leading_share
 from bot.serving.engine_log import masked
 from bot.serving.subject import Subject
-
-CanaryId = Literal[
-    "text.fact", "text.arithmetic", "text.agreement", "image", "video", "tool_call", "reasoning",
-    "long_prompt", "batch", "sampled", "prefix_cache",
-]  # fmt: skip
 
 ANSWER_TOKENS = 32
 TOOL_TOKENS = 64
@@ -63,9 +58,7 @@ class Seen:
     tokens: list[list[int]] = field(default_factory=list)
 
 
-def run(
-    client: Client, subject: Subject, *, prefix_caching: bool, spared: Mapping[str, str]
-) -> Canaries:
+def run(client: Client, subject: Subject, *, prefix_caching: bool, spared: Mapping[str, str]) -> Canaries:
     """Every canary, one after the other; `prefix_caching` says whether the engine keeps prefixes.
 
     `spared` are canaries that this engine cannot be asked, and why (`command.spared`).

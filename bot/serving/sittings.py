@@ -35,6 +35,11 @@ def with_drafting(x: Examination) -> Failure | None:
     return _served(x, "drafting", {**steps, "speed": _speed}, drafts=x.subject.facts.drafts)
 
 
+def drafts_alone(x: Examination) -> Failure | None:
+    """What the first sitting counts of drafts, and nothing else of it: what `tests.bench.heads` compares."""
+    return _served(x, "drafting", {"acceptance": _acceptance, "soak": _soak}, drafts=True)
+
+
 def without_drafting(x: Examination) -> Failure | None:
     """The second sitting, which drafting is held against; none for a checkpoint without an MTP head."""
     if not x.subject.facts.drafts:

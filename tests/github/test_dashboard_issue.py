@@ -43,6 +43,7 @@ def state(own: Emulated, request: pytest.FixtureRequest) -> BranchState:
 
 def seen(state: str = "failed") -> Overview:
     release = ReleaseStatus(
+        kind="release",
         key=KEY, base="Qwen/Qwen3.6-27B", revision="a" * 40, recipe="nvfp4", state=state, detail="",
         num_attempts=1, until=None, queued_by=None, links={}, figures={},
     )  # fmt: skip

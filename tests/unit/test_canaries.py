@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import get_args
 
 import measured
 import pytest
 
 from bot import recipe as recipes
-from bot.measurements import Canary
+from bot.measurements import Canary, CanaryId
 from bot.serving import canaries, quirks, subject
 from bot.serving.client import Client
 
@@ -110,3 +111,7 @@ def test_quirks_spare_only_canaries_that_there_are():
     spared = {canary for quirk in quirks.load() for canary in quirk.spares}
     assert spared == {"sampled"}
     assert spared <= canaries.CANARIES.keys()
+
+
+def test_every_canary_that_evidence_may_name_is_asked() -> None:
+    assert tuple(canaries.CANARIES) == get_args(CanaryId)

@@ -37,6 +37,7 @@ from bot.watching import ticked
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 KEY = "0123456789abcdef"
+STEPS = (("a", "weights"), ("b", "side_files"))
 RECIPE = recipes.load("nvfp4")
 
 
@@ -46,6 +47,7 @@ def status(n: int = 0, **fields: object) -> ReleaseStatus:
         "base": f"Qwen/Qwen3.6-{n}B",
         "revision": "a" * 40,
         "recipe": "nvfp4",
+        "kind": "release",
         "state": "failed",
         "detail": "quantize: the disk is full",
         "num_attempts": 2,
@@ -252,6 +254,26 @@ def test_every_base_that_a_recipe_is_for_has_its_row():
     assert overview.rows(found) == [
         ("Qwen/A@aaaaaaaa", "nvfp4", "refused", "", "size 1", "by ann: no"),
     ]
+
+
+def test_a_metadata_release_is_told_apart():
+    steps = [Step(repo_id="Qwen/A", revision=each * 40, kind=kind) for each, kind in STEPS]
+    [pair] = overview.pairs([base("Qwen/A", steps=steps)], [RECIPE], organization="org", toolchain_epoch=1)
+    target = Target(repo_id=pair.target_repo, private=False, keys=frozenset({pair.earlier[0].key}))
+    known = world(targets={pair.target_repo: target})
+    found = overview.overview([pair], known, paused=None, now=NOW)
+    seen_as = [(each.key, each.kind, each.state) for each in found.releases]
+    assert seen_as == [(pair.key, "metadata", "planned")]
+    assert overview.rows(found)[0][2] == "planned (metadata)"
+    assert "by `nvfp4`: metadata release: the public weights stay" in dashboard.body(found)[0]
+
+
+def test_side_files_over_weights_that_are_not_public_make_a_whole_release():
+    steps = [Step(repo_id="Qwen/A", revision=each * 40, kind=kind) for each, kind in STEPS]
+    pairs = overview.pairs([base("Qwen/A", steps=steps)], [RECIPE], organization="org", toolchain_epoch=1)
+    found = overview.overview(pairs, world(), paused=None, now=NOW)
+    assert [each.kind for each in found.releases] == ["release"]
+    assert "metadata" not in dashboard.body(found)[0]
 
 
 def test_a_terminal_row_is_one_line():

@@ -18,7 +18,6 @@ from bot import (
     attempts,
     cli,
     commands,
-    commands_github,
     commands_watching,
     commands_workflow,
     config,
@@ -110,7 +109,7 @@ def test_nothing_is_built_published_or_curated_while_it_is_on(
 def test_publishing_is_not_started_while_it_is_on(state: FolderState, monkeypatch: pytest.MonkeyPatch):
     started: list[str] = []
     github = SimpleNamespace(start_workflow=lambda file, inputs: started.append(file))
-    monkeypatch.setattr(commands_workflow, "_github", lambda: (github, state))
+    monkeypatch.setattr(commands_workflow, "connect_github", lambda: (github, state))
     commands_workflow.start_publishing(argparse.Namespace(keys=f'["{KEY}"]'))
     assert started == ["publish.yml"]
     pause(state)
@@ -137,9 +136,7 @@ def test_it_is_asked_again_before_a_lease_is_taken(state: FolderState, monkeypat
     assert state.list("") == []
 
 
-@pytest.mark.parametrize(
-    "connect", [commands._connect, commands_github._hub, commands_workflow._hub, commands_watching.connect]
-)
+@pytest.mark.parametrize("connect", [commands._connect, commands_watching.connect])
 def test_every_command_s_hub_asks_it_before_each_write(state: FolderState, connect: Callable[[Config], Hub]):
     hub = connect(config.load())
     hub.before_write()
