@@ -34,10 +34,10 @@ BASE = "Qwen/Qwen3.5-tiny"
 _SHORT = {
     "calibration.sets.*.num_samples": "16",
     "calibration.sets.*.lengths.max_tokens": "512",
-    "evaluation.max_tokens": "16384",
+    "evaluation.max_tokens": "8192",
     "evaluation.divergence_tokens": "8192",
-    "evaluation.drafting.output_tokens": "64",
-    "evaluation.soak": "{context_tokens: 4096, window_tokens: 1024, output_tokens: 64}",
+    "evaluation.drafting.output_tokens": "32",
+    "evaluation.soak": "{context_tokens: 3072, window_tokens: 1024, output_tokens: 48}",
     "evaluation.speed": "{input_tokens: 128, output_tokens: 16, streams: [1, 16], num_runs: 3, "
     "prompts_per_stream: 1, prompts_per_kind: 1}",
 }
