@@ -174,10 +174,15 @@ def _commit(hub: Any, repo_id: str, repo_type: str, folder: Path) -> None:
     hub.api.create_commit(repo_id, additions, commit_message="Seed", repo_type=repo_type)
 
 
+def scale(name: str) -> dict[str, str]:
+    """The `--set` values by which a recipe is rehearsed; a house recipe's are its counterpart's."""
+    return SCALE.get(recipes.load(name).counterpart or name, _SHORT)
+
+
 def _prepared(name: str, hub: Any, config: Config, home: Path) -> Job:
     from bot import job
 
-    overrides = SCALE.get(recipes.load(name).counterpart or name, _SHORT)
+    overrides = scale(name)
     return job.prepare(BASE, job.load_recipe(name, overrides), overrides, hub, config, home / "work")
 
 

@@ -38,7 +38,7 @@ def _section(found: HouseEvidence) -> str:
         f"bases. Variants tried on the split `choose`: {found.num_tried} ({found.tried}).\n",
         _table(("setting", found.counterpart, found.recipe), _settings(found)),
         _table(
-            ("base", "hidden × layers, MLP", "parameters", "bits a weight, of the quantized",
+            ("base", "hidden × layers, MLP", "parameters", "bits a weight (of what is quantized)",
              f"KLD, {found.counterpart}", f"KLD, {found.recipe}", "change", "95%"),
             map(_base_row, found.bases),
         ),
@@ -72,7 +72,7 @@ def _base_row(found: OnBase) -> Sequence[str]:
         base_name(found),
         _shape(facts),
         figures.count(facts.num_parameters),
-        f"{_bits(found.counterpart)}; {_bits(found.house)}",
+        "; ".join(dict.fromkeys([_bits(found.counterpart), _bits(found.house)])),
         figures.nats(found.counterpart_kld),
         figures.nats(row.kld),
         figures.change(row.change),
@@ -85,7 +85,7 @@ def _shape(facts: BaseFacts) -> str:
 
 
 def _bits(found: Measured) -> str:
-    return f"{found.bits_per_weight or 0:.3f}, {found.quantized_bits_per_weight or 0:.3f}"
+    return f"{found.bits_per_weight or 0:.3f} ({found.quantized_bits_per_weight or 0:.3f})"
 
 
 def _interval(found: Interval) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 import housed
 import pytest
 from cards import golden, judged
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot import cardlint, figures, house, job
 from bot import recipe as recipes
 from bot.checkpoint.folder import FolderSource
+from bot.demo import rehearsal
 from bot.demo.rehearsal import FIXTURE
 from bot.errors import InputError, UsageError
 from bot.evidence import Evidence
@@ -88,6 +89,15 @@ def test_a_house_recipe_differs_in_how_it_is_made_and_in_nothing_else(name: str)
     assert (ours.method.bits, ours.method.group_size) == (theirs.method.bits, theirs.method.group_size)
     assert ours.unpinned() == []
     assert ours.making_digest() != theirs.making_digest()
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_a_house_recipe_is_rehearsed_at_its_counterpart_s_scale(name: str):
+    ours, theirs = housed.pair(name)
+    assert rehearsal.scale(name) == rehearsal.SCALE[theirs.name]
+    small = job.load_recipe(name, rehearsal.scale(name))
+    assert small.calibration.max_tokens < ours.calibration.max_tokens / 10
+    assert small.method.bits == ours.method.bits
 
 
 def test_house_recipes_and_faithful_ones_are_all_there_are():
@@ -188,6 +198,7 @@ def test_a_packing_that_is_another_format_is_refused():
     assert "it is packed as auto_round:auto_gptq, not as gptq" in bar.refusals(autoround, COUNTERPART, found)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["all", *housed.DOMAINS]),
     st.floats(-0.9, 0.9, allow_nan=False).map(lambda value: round(value, 4)),
@@ -201,6 +212,7 @@ def test_the_upper_end_of_each_interval_decides(domain: str, high: float):
     assert (refusals(with_base(2, against=list(rows.values()))) == []) == passes
 
 
+@settings(deadline=None)
 @given(st.floats(0.98, 1.02), st.sampled_from(["bits_per_weight", "quantized_bits_per_weight"]))
 def test_bits_may_differ_by_half_a_hundredth(share: float, field: str):
     theirs = getattr(FOUND.bases[0].counterpart, field)
