@@ -72,10 +72,6 @@ def test_a_row_for_the_base_and_one_for_each_head() -> None:
     assert [row[4:6] for row in others] == [("2.400", "1.000"), ("2.000", "0.833"), ("1.600", "0.667")]
     ratios = [float(row[7]) for row in others]  # 0.5 and 0.3 of what is drafted, over 0.7
     assert ratios == pytest.approx([1, 5 / 7, 3 / 7], abs=0.002)
-        "1.000",
-        "0.714",
-        "0.429",
-    ]  # 0.5 and 0.3 of what is drafted, over 0.7
     assert [row[-1] for row in others] == ["", "1.0 MiB", "2.0 MiB"]
     assert others[0][-2] == ""
     assert others[1][-2].endswith(" points")
