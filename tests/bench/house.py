@@ -58,9 +58,9 @@ class Shape:
 
 
 SHAPES = (
-    Shape(hidden=128, layers=8, intermediate=384, seed=1, steps=320),
-    Shape(hidden=384, layers=4, intermediate=1024, seed=2, steps=320),
-    Shape(hidden=256, layers=4, intermediate=896, seed=3, steps=300),
+    Shape(hidden=128, layers=8, intermediate=384, seed=1, steps=240),
+    Shape(hidden=384, layers=4, intermediate=1024, seed=2, steps=200),
+    Shape(hidden=256, layers=4, intermediate=896, seed=3, steps=240),
 )
 
 

@@ -192,8 +192,8 @@ def test_each_condition_can_fail_alone(case: str):
 
 
 def test_a_packing_that_is_another_format_is_refused():
-    autoround, theirs = housed.pair("house-autoround-g128")
-    found = housed.evidence("house-autoround-g128")
+    autoround, theirs = housed.pair(housed.CANDIDATE.stem)
+    found = housed.evidence_of(autoround, theirs)
     assert bar.refusals(autoround, theirs, found) == []
     assert "it is packed as auto_round:auto_gptq, not as gptq" in bar.refusals(autoround, COUNTERPART, found)
 
@@ -228,8 +228,8 @@ def test_at_least_four_bases(count: int):
 
 
 def test_what_scales_both_alike_is_no_lever():
-    ours, theirs = housed.pair("house-autoround-g128")
-    found = housed.evidence("house-autoround-g128")
+    ours, theirs = housed.pair(housed.CANDIDATE.stem)
+    found = housed.evidence_of(ours, theirs)
 
     def told(record: Measured, iterations: str) -> Measured:
         values = {"method.iterations": iterations, "method.torch_compile": "false"}
@@ -351,7 +351,7 @@ def test_a_card_quotes_evidence_of_the_very_recipe_only(folder: Path):
     write_json(folder / "house-g32.json", FOUND)
     assert house.quoted(ours) == gain(FOUND)
     assert house.quoted(release) is None  # no house recipe
-    other = job.load_recipe(HOUSE.name, {"method.mse": "2.4"}).model_dump(mode="json")
+    other = job.load_recipe(HOUSE.name, {"method.mse": "3.0"}).model_dump(mode="json")
     changed = ours.model_copy(update={"recipe": other})
     assert house.quoted(changed) is None
     assert house.quoted(changed.model_copy(update={"rehearsal": True})) == gain(FOUND)
