@@ -426,7 +426,7 @@ def test_bases_are_trained_by_the_fixture_s_script_when_asked(tmp_path: Path):
     argv = command.training(command.SHAPES[0], tmp_path, Path("python"))
     assert Path(argv[1]).is_file()
     assert " ".join(argv[2:]).startswith(
-        "--hidden 128 --layers 8 --intermediate 384 --seed 1 --steps 320 --out "
+        "--hidden 128 --layers 8 --intermediate 384 --seed 1 --steps 240 --out "
     )
     source = Path(argv[1]).read_text(encoding="utf-8")
     fields = {word.removeprefix("--") for word in argv if word.startswith("--")}
