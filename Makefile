@@ -33,9 +33,10 @@ lint: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
-# What is generated from code: the README's tables, the JSON schemas, the runners' classes, the golden cards.
+# What is generated: the README's tables, house recipes' page, JSON schemas, runners' classes, golden cards.
 generated: setup
 	$(BIN)/python -m bot.readme
+	$(BIN)/python -m bot.house.page
 	$(BIN)/python -m bot.schemas
 	$(BIN)/python -m bot.fleet
 	$(BIN)/python tests/fixtures/cards/update.py

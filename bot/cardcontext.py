@@ -40,6 +40,7 @@ def context(evidence: Evidence, compared: Comparison) -> dict[str, Any]:
         "quantize": evidence.quantize,
         "upload": evidence.upload,
         "republished": evidence.republished,
+        "house": evidence.house,
         "has_gpu": evidence.measurement.release.engine.hardware.gpu is not None,
         "limits": cardlimits.limits(evidence, compared),
         "plots": _plots(evidence, compared),

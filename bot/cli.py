@@ -143,9 +143,9 @@ def _releasing(command: Command) -> None:
     demo = command(
         "demo",
         commands.demo,
-        "rehearse four releases end to end on an embedded Hub: no GPU, network or account",
+        "rehearse the faithful recipes' releases on an embedded Hub: no GPU, network or account",
     )
-    demo.add_argument("--recipe", action="append", metavar="NAME", help="only this recipe (repeatable)")
+    demo.add_argument("--recipe", action="append", metavar="NAME", help="this recipe instead (repeatable)")
     run = command("run", commands.run, "release one base by one recipe, stage by stage")
     run.add_argument("base", metavar="BASE[@REV]", help="a model on the Hub, as in Qwen/Qwen3.6-27B")
     run.add_argument("--recipe", required=True, metavar="NAME", help="see `release-bot recipes list`")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import yaml
+from pydantic import Field
 
+from bot.house.model import Gain
 from bot.measurements import Examined
 from bot.models import (
     SCHEMA_VERSION,
@@ -143,7 +145,7 @@ class Republished(Model):
 class Evidence(Build):
     """`evidence.json`: the build, its upload, what was measured, the verdicts; published with the card.
 
-    `republished` is None but for a metadata release.
+    `republished` is None but for a metadata release, `house` but for a house recipe with evidence.
     """
 
     upload: UploadEvidence
@@ -151,6 +153,7 @@ class Evidence(Build):
     gates: GatesEvidence
     siblings: list[Sibling]
     republished: Republished | None = None
+    house: Gain | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 def losses_csv(result: BackendResult) -> str:

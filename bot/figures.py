@@ -75,7 +75,7 @@ def numbers(text: str) -> list[str]:
 def forms(evidence: Any) -> set[str]:
     """Every number that a card may print from `evidence` (parsed JSON): each value in each shown form."""
     found: set[str] = set()
-    for value in _leaves(evidence):
+    for _, value in {(type(each), each) for each in _leaves(evidence)}:  # 1 and 1.0 are equal
         if isinstance(value, bool) or value is None:
             continue
         if isinstance(value, str):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bot import figures, house
 from bot import recipe as recipes
 from bot.gates import GATES
 from bot.gates.gate import Gate
+from bot.house.model import gain
 from bot.models import write_atomically
 from bot.recipe import Recipe
 
@@ -16,12 +18,16 @@ BEGIN, END = "<!-- {}: begin, written by `make generated` -->", "<!-- {}: end --
 
 
 def recipe_table() -> str:
-    """The recipes as a Markdown table, in the order of their names."""
+    """The recipes as a Markdown table: the faithful ones by name, each before the house recipes beside it."""
     rows = [
-        "| recipe | what | bits, group | calibration | context, KV cache, drafts |",
-        "|---|---|---|---|---|",
+        "| recipe | what | bits, group | calibration | context, KV cache, drafts | divergence against |",
+        "|---|---|---|---|---|---|",
     ]
-    rows += [_row(recipes.load(name)) for name in recipes.names()]
+    found = [recipes.load(name) for name in recipes.names()]
+    rows += [
+        _row(each)
+        for each in sorted(found, key=lambda r: (r.counterpart or r.name, r.counterpart is not None))
+    ]
     return "\n".join(rows)
 
 
@@ -34,8 +40,22 @@ def _row(recipe: Recipe) -> str:
         f"{recipe.method.bits}, {recipe.method.group_size}",
         sets,
         f"{serve.max_model_len:,}, {serve.kv_cache_dtype}, {serve.num_speculative_tokens}",
+        _beside(recipe),
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _beside(recipe: Recipe) -> str:
+    """A house recipe's change of divergence over its bases, beside which recipe; else nothing."""
+    if recipe.counterpart is None:
+        return ""
+    found = house.read(recipe.name)
+    if found is None:
+        return f"`{recipe.counterpart}`: no evidence yet"
+    quoted = gain(found)
+    low, high = figures.change(quoted.best), figures.change(quoted.worst)
+    bases = f"[{len(quoted.bases)} tiny bases](docs/house/README.md)"
+    return f"`{recipe.counterpart}`: {low} to {high} on {bases}"
 
 
 def gate_table() -> str:

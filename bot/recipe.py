@@ -152,6 +152,11 @@ class Calibration(RecipeModel):
     def num_samples(self) -> int:
         return sum(each.num_samples for each in self.sets)
 
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that its samples can have."""
+        return sum(each.num_samples * each.lengths.max_tokens for each in self.sets)
+
 
 class Serve(RecipeModel):
     """The portable part of the vLLM command that the card prints."""
@@ -188,11 +193,15 @@ class CardText(RecipeModel):
     tags: list[str]
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,40}$")]
+
+
 class Recipe(RecipeModel):
-    """One recipe, as its YAML file states it."""
+    """One recipe, as its YAML file states it. A house recipe names its `counterpart`: see `bot.house`."""
 
     schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,40}$")]
+    name: Name
+    counterpart: Name | None = Field(default=None, exclude_if=lambda value: value is None)
     repo_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{1,40}$")]
     applies_to: AppliesTo
     method: Method
@@ -226,16 +235,27 @@ class Recipe(RecipeModel):
     def canonical(self) -> str:
         """Canonical JSON (sorted keys, no spaces) of what shapes the artifact.
 
-        How it is served, measured, judged and described is left out: a changed threshold judges again, and
-        quantizes nothing again.
+        How it is served, measured, judged, compared and described is left out: a changed threshold judges
+        again, and quantizes nothing again.
         """
-        content = self.model_dump(mode="json", exclude={"card", "serve", "evaluation", "thresholds"})
+        content = self.model_dump(
+            mode="json", exclude={"card", "counterpart", "serve", "evaluation", "thresholds"}
+        )
         content["method"] = self.method.stated()
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def digest(self) -> str:
         """sha256 over `canonical()`."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def making_digest(self) -> str:
+        """sha256 over method, coverage and calibration alone, whatever the name and the data sets' commits.
+
+        What is found out about a way of quantizing is told by it: on an embedded Hub commits are stand-ins'.
+        """
+        content = json.loads(self.with_revisions(dict.fromkeys(self.datasets(), UNPINNED)).canonical())
+        making = {part: content[part] for part in ("method", "coverage", "calibration")}
+        return hashlib.sha256(json.dumps(making, sort_keys=True).encode()).hexdigest()
 
     def unpinned(self) -> list[str]:
         """The data sets whose revision is still `unpinned`."""
@@ -284,6 +304,11 @@ def _autoround_takes(method: AutoRoundMethod, each: CalibrationSet, first: Calib
 def names(directory: Path = RECIPES_DIR) -> list[str]:
     """The names of the recipes in `directory`, sorted."""
     return sorted(path.stem for path in directory.glob("*.yaml"))
+
+
+def faithful(directory: Path = RECIPES_DIR) -> list[str]:
+    """The names of the recipes that follow hand-made releases: all but the house recipes."""
+    return [name for name in names(directory) if load(name, directory).counterpart is None]
 
 
 def load(name: str, directory: Path = RECIPES_DIR) -> Recipe:

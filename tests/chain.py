@@ -28,6 +28,17 @@ from bot.edges.state_branch import BranchState
 from bot.review import layout
 
 ORG = "release-bot"
+# One recipe, scaled down further than in a demo: jobs and tokens are what is tested here, not its figures.
+SCALE = rehearsal.SCALE[RECIPE] | {
+    "calibration.sets.*.num_samples": "8",
+    "calibration.sets.*.lengths.max_tokens": "256",
+    "evaluation.max_tokens": "4096",
+    "evaluation.divergence_tokens": "4096",
+    "evaluation.drafting.output_tokens": "16",
+    "evaluation.soak": "{context_tokens: 2048, window_tokens: 1024, output_tokens: 32}",
+    "evaluation.speed": "{input_tokens: 32, output_tokens: 8, streams: [1], num_runs: 3, "
+    "prompts_per_stream: 1, prompts_per_kind: 1}",
+}
 ROOT_TOKEN = "hf_root_of_tests"
 # What each job's secret may do; `publish` has none, its token comes by an id token.
 TOKENS: dict[str, dict[str, Any]] = {
@@ -123,7 +134,6 @@ class Chain:
         event = {"action": "created", "comment": comment, "issue": issue, "sender": {"login": who}}
         return self.checkout.run("commands.yml", "issue_comment", event)
 
-
     def tick_box(self, who: str, box: str) -> Ran:
         """Somebody ticks a box of the dashboard."""
         (board,) = self.github.client(who).issues(label="release-bot-dashboard")
@@ -146,7 +156,7 @@ class Chain:
 @contextmanager
 def running(folder: Path, home: Path, *, publishers: list[str]) -> Iterator[Chain]:
     """All of it below `folder`; `home` is where the bot keeps environments and measurements."""
-    recipe = job.load_recipe(RECIPE, rehearsal.SCALE[RECIPE])
+    recipe = job.load_recipe(RECIPE, SCALE)
     acting.clone(folder / "checkout", recipe.model_dump(mode="json", exclude={"name"}))
     (folder / "artifacts").mkdir()
     with idtokens.serve() as issuer, emulated.running(folder) as github:

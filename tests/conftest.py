@@ -27,27 +27,47 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GIT
 # A shell starts what it puts in the background deaf to ^C, and its children's children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Folders whose tests share what takes minutes to make; a longer path comes first.
+# Folders (or modules) whose tests share what takes minutes to make, in the order in which the workers take
+# them: the longest first, so that both end at about the same time. The longest path that fits a test decides.
 GROUPS = {
+    "tests/e2e/": "demo",
+    "tests/e2e/test_chain.py": "chain",
+    "tests/serving/": "engine",
     "tests/e2e/test_quantize.py": "quantizers",
     "tests/numerics/": "numerics",
-    "tests/e2e/test_chain.py": "chain",
-    "tests/e2e/": "demo",
-    "tests/serving/": "engine",
-    "tests/contract/": "hub",  # one embedded Hub: what each leaves there, the next see in this order
+    "tests/e2e/test_lab.py": "lab",
     "tests/github/": "github",
     "tests/workflows/": "github",
+    "tests/contract/": "hub",  # one embedded Hub: what each leaves there, the next see in this order
 }
+ORDER = [*dict.fromkeys(GROUPS.values())]
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test; a module that belongs to none is one by itself."""
+    module = nodeid.partition("::")[0]
+    paths = [path for path in GROUPS if module.startswith(path)]
+    return GROUPS[max(paths, key=len)] if paths else module
 
 
 class Groups(LoadScopeScheduling):
-    """Whole groups to one worker, then module by module."""
+    """Whole groups to one worker, in the order in which they were collected."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # by number of tests: the longest of ours have the fewest
 
     def _split_scope(self, nodeid: str) -> str:
-        module = str(super()._split_scope(nodeid))
-        return next((group for path, group in GROUPS.items() if module.startswith(path)), module)
+        return group_of(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)  # it is pytest-xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return Groups(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long groups first where workers share them; one process alone goes from the quick to the slow."""
+    if hasattr(config, "workerinput"):
+        rank = {group: number for number, group in enumerate(ORDER)}
+        items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))

@@ -35,7 +35,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot.backends import observe
+from bot.backends import imports, observe
 from bot.backends.autoround_resume import reconcile
 from bot.backends.autoround_watch import Watch
 from bot.backends.report import Report
@@ -73,7 +73,8 @@ def quantize(
     patches = declare_missing() if job.device == "cpu" else []
     report.phase("load", 1)
     started = time.monotonic()
-    import auto_round
+    with imports.set_aside():
+        import auto_round
 
     watch = Watch(state / "losses.json", total, report)
     logging.getLogger("autoround").addHandler(watch)

@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot.backends import observe
+from bot.backends import imports, observe
 from bot.backends.patches import applied
 from bot.backends.patches.gptqmodel import PATCHES
 from bot.backends.report import Report
@@ -67,8 +67,9 @@ def quantize(
     # Read by the tool when it is imported: with fewer workers than it asks for, loading fails.
     os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, job.num_threads))
     patches = declare_missing() if job.device == "cpu" else []
-    import torch
-    from gptqmodel import GPTQModel
+    with imports.set_aside():
+        import torch
+        from gptqmodel import GPTQModel
 
     report.note("GPTQModel cannot resume: what an interrupted run did is done again")
     shutil.rmtree(Path(job.resume_folder) / "offload", ignore_errors=True)

@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot.backends import observe
+from bot.backends import imports, observe
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.models import BackendJob, BackendResult, ParameterUse, write_atomically
@@ -60,12 +60,13 @@ def quantize(
     patches = declare_missing() if job.device == "cpu" else []
     report.phase("load", 1)
     started = time.monotonic()
-    import modelopt.torch.quantization as mtq
-    import torch
-    from modelopt.torch.export import export_hf_checkpoint
-    from transformers import AutoModelForImageTextToText
+    with imports.set_aside():
+        import modelopt.torch.quantization as mtq
+        import torch
+        from modelopt.torch.export import export_hf_checkpoint
+        from transformers import AutoModelForImageTextToText
 
-    from bot.backends.nvfp4 import weight_errors
+        from bot.backends.nvfp4 import weight_errors
 
     placed = {"device_map": "auto"} if job.device == "cuda" else {}
     model = AutoModelForImageTextToText.from_pretrained(

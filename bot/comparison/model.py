@@ -120,12 +120,16 @@ class MemoryFigures(Model):
 
 
 class Advice(Model):
-    """What the figures say is best by one measure; more than one winner where they cannot tell."""
+    """What the figures say is best by one measure; more than one winner where they cannot tell.
 
-    measure: Literal["closest", "smallest", "fastest"]
+    The best comes first. `total_bytes` is the least size of those that were looked at for their size.
+    """
+
+    measure: Literal["closest", "closest_of_size", "smallest", "fastest"]
     winners: list[str]
     value: float
     streams: int | None
+    total_bytes: int | None
 
 
 class Verdicts(Model):

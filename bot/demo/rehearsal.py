@@ -1,8 +1,9 @@
 """`release-bot demo`: the main job, end to end, on what is in the box.
 
 An embedded Hub is started over one git-ignored folder and filled with the tiny trained base, its FP8 repo,
-and stand-ins of the data sets under their real ids; then every recipe runs through the real
-pipeline: real quantizers, repair, audit, upload, the real vLLM, gates, card, publish. All recipes are
+and stand-ins of the data sets under their real ids; then recipes run through the real pipeline: real
+quantizers, repair, audit, upload, the real vLLM, gates, card, publish. Without `--recipe` these are the
+faithful ones: a house recipe is its counterpart with other values, and costs as much time again. All are
 measured before the first card is rendered, since each card shows its siblings. Recipes are scaled
 down by `--set` values that evidence and cards name. The Hub is stopped at the end; a second run
 finds everything done.
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 FIXTURE = Path(__file__).resolve().parent.parent.parent / "tests" / "fixtures" / "qwen3.5-tiny"
 BASE = "Qwen/Qwen3.5-tiny"
 
-# Scaled down so that four releases take minutes on two cores; each is a normal `--set`.
+# Scaled down so that a release takes minutes on two cores; each is a normal `--set`.
 _SHORT = {
     "calibration.sets.*.num_samples": "16",
     "calibration.sets.*.lengths.max_tokens": "512",
-    "evaluation.max_tokens": "16384",
+    "evaluation.max_tokens": "8192",
     "evaluation.divergence_tokens": "8192",
-    "evaluation.drafting.output_tokens": "64",
-    "evaluation.soak": "{context_tokens: 4096, window_tokens: 1024, output_tokens: 64}",
+    "evaluation.drafting.output_tokens": "32",
+    "evaluation.soak": "{context_tokens: 3072, window_tokens: 1024, output_tokens: 48}",
     "evaluation.speed": "{input_tokens: 128, output_tokens: 16, streams: [1, 16], num_runs: 3, "
     "prompts_per_stream: 1, prompts_per_kind: 1}",
 }
@@ -69,8 +70,8 @@ COLUMNS = (
 
 
 def run(config: Config, only: list[str] | None = None) -> dict[str, Any]:
-    """Rehearse the releases named in `only` (default: all recipes); returns what `--json` prints."""
-    names = only or recipes.names()
+    """Rehearse the releases named in `only` (default: the faithful ones); returns what `--json` prints."""
+    names = only or recipes.faithful()
     for name in names:
         recipes.load(name)
     from bot import comparison, pipeline
@@ -125,8 +126,7 @@ def seed(hub: Any) -> None:
         raise InputError(
             "the tiny base is missing", where=str(FIXTURE), fix="run the demo from a checkout of the project"
         )
-    if not _is_seeded(hub, BASE, "model"):
-        _commit(hub, BASE, "model", FIXTURE)
+    bring(hub, BASE, FIXTURE)
     wanted = {each.dataset for name in recipes.names() for each in recipes.load(name).calibration.sets}
     wanted |= {recipes.load(name).evaluation.dataset for name in recipes.names()}
     wanted |= {each.dataset for each in domains.DOMAINS}
@@ -137,6 +137,12 @@ def seed(hub: Any) -> None:
         written = standins.write_standins(Path(folder))
         for each in missing:
             _commit(hub, each, "dataset", written[each])
+
+
+def bring(hub: Any, repo_id: str, folder: Path) -> None:
+    """Bring the model in `folder` to the Hub as `repo_id`, unless there is one."""
+    if not _is_seeded(hub, repo_id, "model"):
+        _commit(hub, repo_id, "model", folder)
 
 
 def seed_official_fp8(hub: Any) -> None:
@@ -168,10 +174,15 @@ def _commit(hub: Any, repo_id: str, repo_type: str, folder: Path) -> None:
     hub.api.create_commit(repo_id, additions, commit_message="Seed", repo_type=repo_type)
 
 
+def scale(name: str) -> dict[str, str]:
+    """The `--set` values by which a recipe is rehearsed; a house recipe's are its counterpart's."""
+    return SCALE.get(recipes.load(name).counterpart or name, _SHORT)
+
+
 def _prepared(name: str, hub: Any, config: Config, home: Path) -> Job:
     from bot import job
 
-    overrides = SCALE.get(name, _SHORT)
+    overrides = scale(name)
     return job.prepare(BASE, job.load_recipe(name, overrides), overrides, hub, config, home / "work")
 
 

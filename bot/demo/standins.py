@@ -23,11 +23,13 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import sysconfig
 import tarfile
 import textwrap
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,11 +58,18 @@ def library_sources() -> list[tuple[str, str]]:
     """(path, text) of the standard library's modules in sorted order, tests and vendored wheels left out."""
     root = Path(sysconfig.get_path("stdlib"))
     found = []
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if not _LEFT_OUT.intersection(relative.parts) and path.stat().st_size >= 200:
-            found.append((relative.as_posix(), path.read_text(encoding="utf-8", errors="replace")))
+    for path in sorted(_modules(root)):
+        if path.stat().st_size >= 200:
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found.append((path.relative_to(root).as_posix(), text))
     return found
+
+
+def _modules(root: Path) -> Iterator[Path]:
+    """Python files below `root`; what is left out is not walked through, the installed packages above all."""
+    for folder, below, names in os.walk(root):
+        below[:] = [each for each in below if each not in _LEFT_OUT]
+        yield from (Path(folder) / name for name in names if name.endswith(".py"))
 
 
 @lru_cache(maxsize=1)
@@ -110,7 +119,7 @@ def _functions(sources: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """(path, source) of each function and method of some length, unindented."""
     for path, text in sources:
         lines = text.splitlines()
-        for node in ast.walk(ast.parse(text)):
+        for node in _definitions(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 code = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
                 if len(code) >= 200:
@@ -123,11 +132,22 @@ def _docstrings(path: str, text: str) -> Iterator[tuple[str, str]]:
         tree = ast.parse(text)
     except SyntaxError:  # a template or a Python 2 leftover that some distribution ships
         return
-    for node in ast.walk(tree):
+    for node in _definitions(tree):
+        doc = ast.get_docstring(node)
+        if doc and len(doc) >= 60:
+            yield (module if isinstance(node, ast.Module) else f"{module}.{node.name}"), doc
+
+
+def _definitions(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef]:
+    """The module, classes and functions in the order of `ast.walk`, without a look into any expression."""
+    queue: deque[ast.AST] = deque([tree])
+    while queue:
+        node = queue.popleft()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            doc = ast.get_docstring(node)
-            if doc and len(doc) >= 60:
-                yield (module if isinstance(node, ast.Module) else f"{module}.{node.name}"), doc
+            yield node
+        for name in ("body", "handlers", "orelse", "finalbody", "cases"):  # in the order of their fields
+            below = getattr(node, name, [])
+            queue.extend(below if isinstance(below, list) else [])
 
 
 def _lengths(count: int, low: int, high: int) -> list[int]:

@@ -1,7 +1,8 @@
 """What the lab scores: three kinds of text, each with a split to choose by and another to report on.
 
-No set that a shipped recipe calibrates on is used at the split that it calibrates on. UltraChat's test splits
-are of the kind that `gptq-w4a16-g128` calibrates on, though: chat favours that recipe, the other two do not.
+No set that a shipped recipe calibrates on is used at the split that it calibrates on. Kinds are shared,
+though: UltraChat's test splits are like what `gptq-w4a16-g128` and the house recipes calibrate on, Python
+functions like what `gptq-foem-g32` does, and those texts favour these. So a claim is held to each kind apart.
 
 A set without a pinned commit is taken as it is today; its commit stands in the evidence and in every key.
 """

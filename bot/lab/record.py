@@ -1,5 +1,7 @@
 """What the lab writes: one record a variant, and the evidence that compares them.
 
+The models are read where NumPy is not, by cards and tables: it is imported where arrays are.
+
 A record is named by a key over everything that its figures depend on: the release's key (base, resolved
 recipe, epoch), how it is served, both environments, the machine's kind, and the texts and windows. A variant
 whose record is there is not run again. Beside it lie its per-token arrays, so that any two records can be
@@ -10,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bot.measurements import Interval
 from bot.models import (
     SCHEMA_VERSION,
     Base,
+    BaseEvidence,
+    BaseFile,
     CommitSha,
     Hardware,
     Model,
@@ -29,7 +31,21 @@ from bot.models import (
     write_json,
 )
 
-Arrays = dict[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arrays: TypeAlias = "dict[str, NDArray[Any]]"
+
+
+class BaseFacts(Model):
+    """What tells one base from another; a side is None where the base's config does not say it."""
+
+    num_parameters: int
+    tensor_bytes: int
+    weights_sha256: Sha256
+    hidden_size: int | None
+    intermediate_size: int | None
+    num_hidden_layers: int | None
 
 
 class Text(Model):
@@ -110,20 +126,46 @@ class Variant(Model):
 
 
 class LabEvidence(Model):
-    """`lab-<split>.json`: everything that a table or a claim from it needs."""
+    """`lab-<split>.json`: everything that a table or a claim from it needs.
+
+    `making_digests` tells by label what each variant was made by, values that were set included.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     base: Base
+    base_facts: BaseFacts
     split: Literal["choose", "report"]
     texts: list[Text]
     engine: str
     engine_environment_digest: str
     quantizer_environment_digest: str
+    quantizer_versions: dict[str, str]
     hardware: Hardware
     reference: str
     num_variants: int
+    making_digests: dict[str, Sha256]
     variants: list[Variant]
     measured_at: str
+
+
+def facts_of(base: BaseEvidence, config: dict[str, Any]) -> BaseFacts:
+    """The facts of a base, from its evidence and its `config.json`."""
+    text = config.get("text_config", config)
+    return BaseFacts(
+        num_parameters=base.num_parameters,
+        tensor_bytes=base.tensor_bytes,
+        weights_sha256=weights_digest(base.files),
+        hidden_size=text.get("hidden_size"),
+        intermediate_size=text.get("intermediate_size"),
+        num_hidden_layers=text.get("num_hidden_layers"),
+    )
+
+
+def weights_digest(files: Iterable[BaseFile]) -> str:
+    """sha256 over the sorted lines "digest  path" of the safetensors files."""
+    weights = [each for each in files if each.path.endswith(".safetensors")]
+    lines = sorted(f"{each.sha256 or each.blob_id}  {each.path}\n" for each in weights)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def key_of(release_key: str, conditions: list[str], texts: list[Text]) -> str:
@@ -148,6 +190,8 @@ class Records:
 
     def keep(self, measured: Measured, arrays: dict[str, Arrays]) -> None:
         """Keep a record; its arrays first, by domain."""
+        import numpy as np
+
         self.folder.mkdir(parents=True, exist_ok=True)
         for domain, found in arrays.items():
             np.savez(self._arrays(measured.key, domain), allow_pickle=False, **found)
@@ -155,6 +199,8 @@ class Records:
 
     def arrays(self, key: str, domain: str) -> Arrays:
         """`kld`, `nll`, `base_nll`, `agree` and `window`, each [T]."""
+        import numpy as np
+
         with np.load(self._arrays(key, domain)) as found:
             return {name: found[name] for name in found.files}
 

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bot import examinations, job, log, pipeline
+from bot.checkpoint.documents import read_object
+from bot.checkpoint.source import HubSource
 from bot.config import Config
 from bot.edges import environment
 from bot.edges.device import device
@@ -24,7 +27,7 @@ from bot.evidence import AuditEvidence
 from bot.job import Job
 from bot.lab import compare, domains, tables
 from bot.lab.domains import Split
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, key_of
+from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, facts_of, key_of
 from bot.lab.variants import Asked
 from bot.measurements import Divergence
 from bot.models import QuantizeEvidence, write_atomically, write_json
@@ -35,6 +38,7 @@ from bot.serving.engine import Engine
 from bot.serving.examination import Examination
 
 KEPT = ("kld", "nll", "base_nll", "agree", "window")
+TOOLS = ("auto-round", "gptqmodel", "nvidia-modelopt", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +86,17 @@ def run(
     }
     evidence = LabEvidence(
         base=made.release.base,
+        base_facts=facts_of(made.base, _config(made)),
         split=split,
         texts=texts,
         engine=f"{bench.engine.facts.package} {bench.engine.facts.version}",
         engine_environment_digest=bench.engine.facts.environment_digest,
         quantizer_environment_digest=bench.tools.digest,
+        quantizer_versions={name: v for name, v in bench.tools.versions.items() if name in TOOLS},
         hardware=bench.engine.facts.hardware,
         reference=asked[0].label,
         num_variants=len(asked),
+        making_digests={a.label: r.making_digest() for a, r in zip(asked, recipes, strict=True)},
         variants=compare.variants(labelled, arrays),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -99,6 +106,12 @@ def run(
     if points := tables.points(evidence):
         plots.draw_points(points, out, stem, full=tables.is_full(evidence))
     return evidence
+
+
+def _config(made: Job) -> dict[str, Any]:
+    base = made.release.base
+    found: dict[str, Any] = read_object(HubSource(base.repo_id, base.revision), "config.json")
+    return found
 
 
 def _plans(bench: Bench, made: Job) -> dict[str, Evaluation]:

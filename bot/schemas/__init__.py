@@ -18,6 +18,7 @@ def models() -> dict[str, type[BaseModel]]:
     """Schema name → model; the name is the stem of the file that it describes."""
     from bot import evidence, fleet, overview, plan, recipe, state
     from bot import models as own
+    from bot.house.model import HouseEvidence
     from bot.lab import record
     from bot.review import check
     from bot.stages import audit, repair
@@ -52,6 +53,7 @@ def models() -> dict[str, type[BaseModel]]:
         "verdict": check.Verdict,
         "lab": record.LabEvidence,
         "lab-variant": record.Measured,
+        "house": HouseEvidence,
     }
 
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,17 @@ TEMPLATES = Path(__file__).resolve().parent.parent.parent / "model_cards" / "tem
 
 def render(evidence: Evidence, kept: Mapping[str, str] | None = None) -> str:
     """The card's README.md, YAML block included; `kept` are prose regions in a reviewer's words."""
+    context = cardcontext.context(evidence, comparison.of(evidence))
+    body = _environment(TEMPLATES).get_template("card.md.j2").render(context)
+    body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    return prose.splice(f"---\n{metadata(evidence)}---\n\n{body}", kept or {})
+
+
+@cache
+def _environment(templates: Path) -> jinja2.Environment:
+    """Templates are compiled once a process: a check renders several cards."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # Markdown, not HTML: `md` and `code` escape, value by value
         keep_trailing_newline=True,
@@ -53,10 +63,7 @@ def render(evidence: Evidence, kept: Mapping[str, str] | None = None) -> str:
         seconds=figures.seconds,
         plain=figures.plain,
     )
-    context = cardcontext.context(evidence, comparison.of(evidence))
-    body = environment.get_template("card.md.j2").render(context)
-    body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
-    return prose.splice(f"---\n{metadata(evidence)}---\n\n{body}", kept or {})
+    return environment
 
 
 def metadata(evidence: Evidence) -> str:

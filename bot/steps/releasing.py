@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot import siblings
+from bot import house, siblings
 from bot.errors import Refused
 from bot.evidence import (
     AuditEvidence,
@@ -35,6 +35,7 @@ def evidence_of(job: Job) -> Evidence:
         audit=space.read("audit", AuditEvidence),
         upload=space.read("upload", UploadEvidence),
         republished=space.existing("republished", Republished),
+        house=house.quoted(job.release),
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bot import cli, config, localhub
@@ -23,6 +25,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.lab")
     parser.add_argument("--base", action="append", type=Path, default=[], metavar="FOLDER")
     bases = parser.parse_args(own).base
+    with on_embedded_hub(bases or [rehearsal.FIXTURE]) as repos:
+        for repo in repos:
+            if code := cli.main(["lab", repo, *rest]):
+                return code
+    return 0
+
+
+@contextmanager
+def on_embedded_hub(bases: Sequence[Path]) -> Iterator[list[str]]:
+    """The repos of these bases on an embedded Hub with all stand-ins, which the process then talks to."""
     home = config.load().home
     with localhub.running(home / "lab-hub") as running:
         os.environ["HF_ENDPOINT"], os.environ["HF_TOKEN"] = running.url, running.token
@@ -31,16 +43,14 @@ def main(argv: list[str]) -> int:
         hub = hubs.Hub(embedded=hubs.prepare_environment(home))
         rehearsal.seed(hub)
         for folder in bases:
-            if not rehearsal._is_seeded(hub, _repo(folder), "model"):
-                rehearsal._commit(hub, _repo(folder), "model", folder)
-        for repo in [_repo(folder) for folder in bases] or [rehearsal.BASE]:
-            if code := cli.main(["lab", repo, *rest]):
-                return code
-    return 0
+            rehearsal.bring(hub, repo_of(folder), folder)
+        yield [repo_of(folder) for folder in bases]
 
 
-def _repo(folder: Path) -> str:
-    return f"Qwen/{folder.resolve().name}"
+def repo_of(folder: Path) -> str:
+    """The fixture's own name, or one after the folder."""
+    same = folder.resolve() == rehearsal.FIXTURE.resolve()
+    return rehearsal.BASE if same else f"Qwen/{folder.resolve().name}"
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class Year:
     ) -> None:
         self.rng, self.faults, self.hours, self.queue_ttl = random.Random(seed), faults, hours, queue_ttl
         self.fleet = fleets.load()
-        self.recipes = planning.Recipes(usable=[recipes.load(name) for name in recipes.names()])
+        self.recipes = planning.Recipes(usable=[recipes.load(name) for name in recipes.faithful()])
         self.keys = planning.Keys(1)
         self.state = MemoryState()
         self.counts = Counts()

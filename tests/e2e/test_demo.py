@@ -26,7 +26,7 @@ from bot.demo.rehearsal import BASE, FIXTURE
 from bot.edges.machine import cpu_flags
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
-NAMES = recipes.names()
+NAMES = recipes.faithful()
 
 
 def tensors(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -15,14 +15,15 @@ from bot.lab.record import LabEvidence
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 SMALL = {
-    "calibration.sets.*.num_samples": "6",
+    "calibration.sets.*.num_samples": "4",
     "calibration.sets.*.lengths.min_tokens": "32",
-    "calibration.sets.*.lengths.max_tokens": "128",
-    "evaluation.window_tokens": "128",
-    "evaluation.stride_tokens": "128",
-    "evaluation.divergence_tokens": "2048",
+    "calibration.sets.*.lengths.max_tokens": "64",
+    "evaluation.window_tokens": "64",
+    "evaluation.stride_tokens": "64",
+    "evaluation.divergence_tokens": "1024",
 }
-PATCHED = ["method.patches=[fresh-group-scales]"]
+SEED = ["seed=gptq-foem-g32"]
+FRESH = ["fresh=gptq-foem-g32", "method.patches=[fresh-group-scales]"]
 Lab = Callable[..., tuple[LabEvidence, str]]
 
 
@@ -57,21 +58,22 @@ def lab(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield run
 
 
-SEED = ["seed=gptq-foem-g32"]
-FRESH = ["fresh=gptq-foem-g32", *PATCHED]
+@pytest.fixture(scope="module")
+def compared(lab: Lab) -> LabEvidence:
+    """Two variants, by the split to choose by: two quantizations and three starts of the engine."""
+    return lab(SEED, FRESH)[0]
 
 
-def test_variants_are_compared_on_the_same_tokens(lab: Lab):
-    found, _ = lab(SEED, FRESH)
-    seed, fresh = found.variants
-    assert found.reference == seed.label == "seed"
+def test_variants_are_compared_on_the_same_tokens(compared: LabEvidence):
+    seed, fresh = compared.variants
+    assert compared.reference == seed.label == "seed"
     assert seed.measured.failure is None
     assert seed.measured.bits_per_weight == fresh.measured.bits_per_weight
     assert "patches.fresh-group-scales" in {
         each.parameter for each in fresh.measured.parameters if each.acted
     }
     assert any(each.startswith("fresh-group-scales: ") for each in fresh.measured.patches)
-    assert [each.domain for each in found.texts] == ["prose", "code", "chat"]
+    assert [each.domain for each in compared.texts] == ["prose", "code", "chat"]
     for one, other in zip(seed.measured.figures, fresh.measured.figures, strict=True):
         assert one.tokens_sha256 == other.tokens_sha256
         assert one.base_ppl == other.base_ppl
@@ -82,20 +84,19 @@ def test_variants_are_compared_on_the_same_tokens(lab: Lab):
         assert row.change_interval.low <= row.change <= row.change_interval.high
 
 
-def test_what_was_measured_is_not_run_again_and_one_that_fails_stops_none(lab: Lab):
-    before, _ = lab(SEED, FRESH)
+def test_what_was_measured_is_not_run_again_and_one_that_fails_stops_none(lab: Lab, compared: LabEvidence):
     broken = ["broken=gptq-foem-g32", "thresholds.max_relative_error=0.001"]
     again, said = lab(SEED, FRESH, broken)
-    assert [each.measured for each in again.variants[:2]] == [each.measured for each in before.variants]
+    assert [each.measured for each in again.variants[:2]] == [each.measured for each in compared.variants]
     assert said.count("measured already") == 2
     assert "checks failed" in (again.variants[2].measured.failure or "")
     assert again.variants[2].kld is None
 
 
-def test_another_split_quantizes_nothing_again(lab: Lab):
-    chosen, _ = lab(SEED)
+def test_another_split_quantizes_nothing_again(lab: Lab, compared: LabEvidence):
     reported, said = lab(SEED, split="report")
     assert "unchanged since" in said
-    assert chosen.variants[0].measured.release_key == reported.variants[0].measured.release_key
-    ours = {each.tokens_sha256 for each in reported.variants[0].measured.figures}
-    assert not ours & {each.tokens_sha256 for each in chosen.variants[0].measured.figures}
+    (chosen, _), (other,) = compared.variants, reported.variants
+    assert chosen.measured.release_key == other.measured.release_key
+    ours = {each.tokens_sha256 for each in other.measured.figures}
+    assert not ours & {each.tokens_sha256 for each in chosen.measured.figures}

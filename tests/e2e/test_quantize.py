@@ -142,7 +142,7 @@ def covered(recipe: Recipe) -> set[str]:
     return {n for n in names if n.startswith(prefix) and n.split(".", 4)[4] in recipe.coverage.quantize}
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.faithful())
 def test_quantizes_the_coverage_and_nothing_else(place: Place, whole: Callable, name: str):
     work, evidence = whole(name)
     recipe, result = place.recipe(name), evidence.result
@@ -157,7 +157,7 @@ def test_quantizes_the_coverage_and_nothing_else(place: Place, whole: Callable, 
     assert {tensor.removesuffix(f".{packed}") for tensor in made if tensor.endswith(f".{packed}")} == wanted
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipes.faithful())
 def test_evidence_holds_what_the_tool_saw(place: Place, whole: Callable, name: str):
     _, evidence = whole(name)
     recipe, result = place.recipe(name), evidence.result

@@ -27,7 +27,7 @@ from bot.evidence import Evidence, Override
 from bot.localhub import cards as localcards
 from bot.measurements import Failure
 from bot.models import write_json
-from bot.recipe import names
+from bot.recipe import faithful
 from bot.stages import card
 
 NOTHING = dict.fromkeys(
@@ -62,18 +62,18 @@ def problems(text: str, found: Evidence) -> list[str]:
     return cardlint.lint(text, known=known, rendered=card.render(found), quoted=quoted)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", faithful())
 def test_cards_render_as_the_golden_ones(name: str):
     """Write them anew with tests/fixtures/cards/update.py after looking at the difference."""
     assert card.render(evidence(name)) == (GOLDEN / name / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", faithful())
 def test_golden_cards_hold(name: str):
     assert problems((GOLDEN / name / "README.md").read_text(encoding="utf-8"), evidence(name)) == []
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", faithful())
 def test_metadata_is_complete(name: str):
     found = yaml.safe_load(card.metadata(evidence(name)))
     assert set(cardlint.REQUIRED) <= found.keys()

@@ -136,7 +136,7 @@ def test_bad_input_from_outside(argv, code, words, tmp_path):
 def test_recipes_as_json():
     listed = json.loads(run("recipes", "list", "--json").stdout)
     assert [each["name"] for each in listed["recipes"]] == [
-        "autoround-w4a16-g128", "gptq-foem-g32", "gptq-w4a16-g128", "nvfp4",
+        "autoround-w4a16-g128", "gptq-foem-g32", "gptq-w4a16-g128", "house-g128", "house-g32", "nvfp4",
     ]  # fmt: skip
     shown = json.loads(run("recipes", "show", "nvfp4", "--json").stdout)
     assert shown["recipe"]["method"]["kv_cache"] == "fp8_cast"

@@ -196,6 +196,29 @@ def test_what_intervals_and_runs_do_not_tell_apart_is_told_together():
     }
 
 
+def test_of_each_size_the_closest_is_told_where_there_are_several_sizes():
+    """A house recipe beside its counterpart is of one size; another pair is of another."""
+    small = [named(wide(0.02, 0.019, 0.021), "house-g128"), named(wide(0.03, 0.029, 0.031), "gptq-g128")]
+    large = [named(wide(0.009, 0.007, 0.011), "gptq-g32"), named(wide(0.008, 0.006, 0.010), "house-g32")]
+    alone = named(wide(0.05, 0.04, 0.06), "nvfp4", total_bytes=1200)
+    sized = [each.model_copy(update={"total_bytes": 1000 + n}) for n, each in enumerate(small)]
+    sized += [each.model_copy(update={"total_bytes": 1100 + n}) for n, each in enumerate(large)]
+    found = [each for each in advice.advise([alone, *sized]) if each.measure == "closest_of_size"]
+    assert [(each.total_bytes, each.winners) for each in found] == [
+        (1000, ["house-g128"]),
+        (1100, ["house-g32", "gptq-g32"]),  # the best first; their intervals do not tell them apart
+    ]
+    assert winners(alone, *sized)["closest"] == ["house-g32", "gptq-g32"]
+    assert "closest_of_size" not in winners(*sized[:2])  # of one size only: "closest" says it
+
+
+@pytest.mark.parametrize(("size", "told"), [(1004, True), (1006, False)])
+def test_half_a_hundredth_apart_is_one_size(size: int, told: bool):
+    sides = [named(wide(0.02, 0.019, 0.021), name) for name in ("one", "other", "third")]
+    sized = [e.model_copy(update={"total_bytes": n}) for e, n in zip(sides, (1000, size, 2000), strict=True)]
+    assert ("closest_of_size" in winners(*sized)) == told
+
+
 def test_no_advice_from_one_or_from_what_failed():
     one = named(of(), "one")
     assert winners(one) == {}

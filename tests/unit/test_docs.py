@@ -16,6 +16,7 @@ from bot.cli import _parser
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "house").glob("*.md")),
     *sorted((ROOT / "runners").rglob("*README.md")),
 ]
 FENCED = re.compile(r"(?ms)^```[a-z]*\n(.*?)^```$")

@@ -83,7 +83,7 @@ def test_a_row_for_the_base_and_one_for_each_head() -> None:
     assert {line.count("|") for line in table} == {len(heads.COLUMNS) + 1}
 
 
-@pytest.mark.parametrize("name", ["short", "long"])
+@pytest.mark.parametrize("name", ["drafting", "drafting-long"])
 def test_the_document_shows_the_table_of_its_evidence(name: str) -> None:
-    evidence = heads.HeadsEvidence.model_validate_json((DOCS / "drafting" / f"{name}.json").read_bytes())
+    evidence = heads.HeadsEvidence.model_validate_json((DOCS / f"{name}.json").read_bytes())
     assert heads.markdown(evidence) in (DOCS / "drafting.md").read_text(encoding="utf-8")

