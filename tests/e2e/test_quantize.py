@@ -168,9 +168,7 @@ def test_evidence_holds_what_the_tool_saw(place: Place, whole: Callable, name: s
     )
     assert all(each.loss >= 0 for each in result.modules)
     assert any(each.loss > 0 for each in result.modules)
-    assert {each.parameter for each in result.parameters} == set(type(recipe.method).model_fields) - {
-        "backend"
-    }
+    assert {each.parameter for each in result.parameters} == set(recipe.method.stated()) - {"backend"}
     assert (
         result.num_layers
         == json.loads((FIXTURE / "config.json").read_text())["text_config"]["num_hidden_layers"]
