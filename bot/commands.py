@@ -294,6 +294,7 @@ def _recipe_row(recipe: Any) -> Output:
     return {
         "name": recipe.name,
         "headline": recipe.card.headline,
+        "counterpart": recipe.counterpart,
         "backend": recipe.method.backend,
         "packing": recipe.method.packing,
         "bits": recipe.method.bits,
