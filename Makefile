@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml runners/environments/bot.txt
 demo: setup
 	@$(BIN)/release-bot demo
 
-# Two workers: one has the demo and what looks at it, the other the engine's tests.
+# Two workers; tests/conftest.py says what each takes, the longest first.
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 25
 

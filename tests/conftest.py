@@ -1,7 +1,8 @@
 """What huggingface_hub reads at import is set here, before any test does: no Xet, an own cache.
 
 Under `make test` two workers share the tests. What is costly is made once: all tests of the demo go to
-one worker, those of the engine to one, those of the quantizers to one; the rest goes to whoever is free.
+one worker, those of the engine to one, those of the quantizers to one; the rest goes to whoever is free,
+the longest first.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GIT
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Folders (or modules) whose tests share what takes minutes to make, in the order in which the workers take
-# them: the longest first, so that both end at about the same time. The longest path that fits a test decides.
+# them: long ones first, so that both workers end at about the same time. `hub` comes early since it needs no
+# environment: on a fresh checkout the demo builds them meanwhile. The longest path that fits a test decides.
 GROUPS = {
     "tests/e2e/": "demo",
+    "tests/contract/": "hub",  # one embedded Hub: what each leaves there, the next see in this order
     "tests/e2e/test_chain.py": "chain",
     "tests/serving/": "engine",
     "tests/e2e/test_quantize.py": "quantizers",
@@ -38,7 +41,6 @@ GROUPS = {
     "tests/e2e/test_lab.py": "lab",
     "tests/github/": "github",
     "tests/workflows/": "github",
-    "tests/contract/": "hub",  # one embedded Hub: what each leaves there, the next see in this order
 }
 ORDER = [*dict.fromkeys(GROUPS.values())]
 

@@ -249,43 +249,71 @@ def finished_layers(work: Path, name: str) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Killed:
+    """A run that was killed: its work folder, the layers that were finished, and how it was left."""
+
+    work: Path
+    done: int
+    kept: Path
+
+    def restore(self) -> Path:
+        """The work folder as the kill left it; another place would be another run to the tools."""
+        shutil.rmtree(self.work)
+        return Path(shutil.copytree(self.kept, self.work))
+
+
+@pytest.fixture(scope="module")
+def killed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Killed]:
+    """A run that was killed when so many layers were finished, made when first asked for."""
+    made: dict[tuple[str, int], Killed] = {}
+
+    def run(name: str, layers: int) -> Killed:
+        if (name, layers) not in made:
+            work = tmp_path_factory.mktemp(f"killed-{name}") / "work"
+            killer = kill_worker_when(lambda: finished_layers(work, name) >= layers)
+            with pytest.raises(InfrastructureError, match="killed by SIGKILL"):
+                place.quantize(place.recipe(name), work)
+            killer.join()
+            assert not (work / "quantized").exists()
+            kept = Path(shutil.copytree(work, work.with_name("kept")))
+            made[name, layers] = Killed(work, finished_layers(work, name), kept)
+        return made[name, layers]
+
+    return run
+
+
 @pytest.mark.parametrize(("name", "layers"), [("autoround-w4a16-g128", 2), ("nvfp4", 2), ("nvfp4", -1)])
 def test_a_killed_run_resumes_bit_for_bit(
-    place: Place, whole: Callable, name: str, layers: int, tmp_path: Path
+    place: Place, whole: Callable, killed: Callable[[str, int], Killed], name: str, layers: int
 ):
     layers %= NUM_LAYERS  # -1: only the last layer is left, whose inputs are read back from disk
-    killer = kill_worker_when(lambda: finished_layers(tmp_path, name) >= layers)
-    with pytest.raises(InfrastructureError, match="killed by SIGKILL"):
-        place.quantize(place.recipe(name), tmp_path)
-    killer.join()
-    assert not (tmp_path / "quantized").exists()
-    done = finished_layers(tmp_path, name)
-    evidence = place.quantize(place.recipe(name), tmp_path)
-    assert evidence.result.resumed_layers == done >= layers
+    found = killed(name, layers)
+    evidence = place.quantize(place.recipe(name), found.work)
+    assert evidence.result.resumed_layers == found.done >= layers
     assert evidence.result.can_resume
     work, uninterrupted = whole(name)
-    assert tensors(tmp_path / "quantized") == tensors(work / "quantized")
+    assert tensors(found.work / "quantized") == tensors(work / "quantized")
     assert evidence.result.modules == uninterrupted.result.modules
     assert evidence.result.calibration == uninterrupted.result.calibration
-    assert not (tmp_path / "resume").exists()
+    assert not (found.work / "resume").exists()
 
 
-def test_autoround_goes_on_from_what_a_kill_left_inconsistent(place: Place, whole: Callable, tmp_path: Path):
+def test_autoround_goes_on_from_what_a_kill_left_inconsistent(
+    place: Place, whole: Callable, killed: Callable[[str, int], Killed]
+):
     """Shards under their final names, a cut one, and one that holds a layer for the second time."""
     name = "autoround-w4a16-g128"
-    killer = kill_worker_when(lambda: finished_layers(tmp_path, name) >= 2)
-    with pytest.raises(InfrastructureError):
-        place.quantize(place.recipe(name), tmp_path)
-    killer.join()
-    done = finished_layers(tmp_path, name)
-    (folder,) = (tmp_path / "resume/autoround/output").iterdir()
+    found = killed(name, 2)
+    work = found.restore()
+    (folder,) = (work / "resume/autoround/output").iterdir()
     first, second = sorted(folder.glob("model-shard-*"))[:2]
     shutil.copy(second, folder / "model-shard-00008.safetensors")
     (folder / "model-shard-00009.safetensors").write_bytes(second.read_bytes()[:-64])
     first.rename(folder / "model-00001-of-00009.safetensors")
-    evidence = place.quantize(place.recipe(name), tmp_path)
-    assert evidence.result.resumed_layers == done
-    assert tensors(tmp_path / "quantized") == tensors(whole(name)[0] / "quantized")
+    evidence = place.quantize(place.recipe(name), work)
+    assert evidence.result.resumed_layers == found.done
+    assert tensors(work / "quantized") == tensors(whole(name)[0] / "quantized")
 
 
 def test_a_killed_gptqmodel_run_leaves_nothing_half_and_starts_over(

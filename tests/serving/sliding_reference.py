@@ -1,6 +1,6 @@
 """Perplexity as transformers' documentation does it, and full log-probabilities: what ours is held against.
 
-Runs in the engine's environment: `python sliding_reference.py JOB.json`, where the job names `folder`,
+Runs in the engine's environment: `python sliding_reference.py JOB.json …`, where a job names `folder`,
 `text_file`, `dtype`, `window`, `stride`, `max_tokens`, `full_windows` and `out`. One window at a time, on the
 same weights in the same dtype; nothing of the bot is imported. Leaves `nll` (every token but the first),
 `logprobs` (of the first `full_windows` windows side by side) and `seconds` (of the sliding windows alone).
@@ -64,4 +64,5 @@ def whole(model, ids: torch.Tensor, index: int, window: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_bytes()))
+    for path in sys.argv[1:]:
+        main(json.loads(Path(path).read_bytes()))

@@ -1,7 +1,7 @@
 """Checkpoints with a known answer: the right one drafts without a miss, each silent failure is loud.
 
-Two go through the server as the product starts it; the others through the engine in a process of its own,
-with the same arguments, which takes seconds and reads the same counters and log lines.
+Three go through the server as the product starts it; the others one after the other through the engine in a
+process of its own, with the same arguments, which takes seconds and reads the same counters and log lines.
 """
 
 from __future__ import annotations
@@ -17,34 +17,45 @@ import rigged
 from checkpoints import bf16, floats, read_all
 
 from bot.demo.rehearsal import FIXTURE
-from bot.errors import NotServable
+from bot.errors import NotServable, ReleaseBotError
 from bot.measurements import Drafts
 from bot.recipe_evaluation import SoakPlan
 from bot.serving import canaries, command, drafting, server, soak, symptoms
 from bot.serving.engine import Engine, variables
 from bot.serving.server import Server
 
-# One engine after the other, each asked the same eight prompts; the counters of each as one line of JSON.
+# One engine after the other, each asked the same eight prompts; for each a line of JSON: its draft counters,
+# or null after the traceback of a start that failed.
 PROBE = """
-import gc, json, sys
+import gc, json, sys, traceback
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_accepted_tokens_per_pos")
-for arguments in json.loads(sys.argv[1]):
+
+def counters(arguments):
     llm = LLM(**arguments)
     prompts = [{"prompt_token_ids": [37 * i + 5]} for i in range(8)]
     llm.generate(prompts, SamplingParams(temperature=0, max_tokens=64, ignore_eos=True), use_tqdm=False)
     found = {m.name: getattr(m, "values", getattr(m, "value", None)) for m in llm.get_metrics()}
-    print("DRAFTS", json.dumps([found["vllm:spec_decode_" + name] for name in names]), flush=True)
     llm.llm_engine.engine_core.shutdown()
-    del llm
+    return [found["vllm:spec_decode_" + name] for name in names]
+
+for arguments in json.loads(sys.argv[1]):
+    found = None
+    try:
+        found = counters(arguments)
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+    print("PROBED", json.dumps(found), flush=True)
     gc.collect()
     cleanup_dist_env_and_memory()
 """
+Probed = dict[str, Drafts | ReleaseBotError]
 
 
-def probe(engine: Engine, subject_of, folders: Sequence[Path]) -> list[Drafts]:
-    """Draft counters of an engine for each folder; raises what the product raises for one that ends."""
+def probe(engine: Engine, subject_of, folders: Sequence[Path]) -> Probed:
+    """Each folder's draft counters, by its name; or what the product raises for an engine that ends so."""
     jobs = []
     for folder in folders:
         arguments = command.engine_arguments(subject_of(folder), engine)
@@ -59,16 +70,42 @@ def probe(engine: Engine, subject_of, folders: Sequence[Path]) -> list[Drafts]:
         text=True,
         check=False,
     )
-    lines = done.stdout.splitlines()
-    if done.returncode:
-        raise symptoms.of_end(
-            lines, status=done.returncode, serving=False, killed_for_memory=None, where="probe"
-        )
-    found = [json.loads(line.removeprefix("DRAFTS ")) for line in lines if line.startswith("DRAFTS ")]
-    return [
-        Drafts(num_drafts=n, num_draft_tokens=tokens, num_accepted_tokens=accepted, accepted_by_position=each)
-        for n, tokens, accepted, each in found
-    ]
+    assert done.returncode == 0, done.stdout[-3000:]
+    found: Probed = {}
+    lines: list[str] = []
+    for line in done.stdout.splitlines():
+        if line.startswith("PROBED "):
+            found[folders[len(found)].name] = _outcome(json.loads(line.removeprefix("PROBED ")), lines)
+            lines = []
+        else:
+            lines.append(line)
+    return found
+
+
+def _outcome(counted: list | None, lines: list[str]) -> Drafts | ReleaseBotError:
+    if counted is None:
+        return symptoms.of_end(lines, status=1, serving=False, killed_for_memory=None, where="probe")
+    n, tokens, accepted, each = counted
+    return Drafts(
+        num_drafts=n, num_draft_tokens=tokens, num_accepted_tokens=accepted, accepted_by_position=each
+    )
+
+
+@pytest.fixture(scope="module")
+def probed(right: Path, subject_of, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Probed:
+    """The right checkpoint in every packing, and broken ones, in one process."""
+    place = tmp_path_factory.mktemp("probed")
+    names = ("bf16", "auto_round", "nvfp4", "noise", "zeros", "unindexed", "packed", "packed-claimed")
+    folders = {name: place / name for name in names}
+    rigged.make(folders["bf16"], FIXTURE, packing=None)
+    rigged.make(folders["auto_round"], FIXTURE, packing="auto_round:auto_gptq")
+    rigged.make(folders["nvfp4"], FIXTURE, packing="nvfp4")
+    rigged.break_mtp_noise(rigged.copy(right, folders["noise"]), std=0.15)
+    rigged.break_mtp_zeros(rigged.copy(right, folders["zeros"]))
+    rigged.break_mtp_unindexed(rigged.copy(right, folders["unindexed"]))
+    rigged.break_mtp_fc_packed(rigged.copy(right, folders["packed"]), claimed=False)
+    rigged.break_mtp_fc_packed(rigged.copy(right, folders["packed-claimed"]), claimed=True)
+    return probe(engine, subject_of, list(folders.values()))
 
 
 @pytest.fixture(scope="module")
@@ -129,39 +166,26 @@ def test_a_missing_head_is_refused_by_the_server(
     assert caught.value.log_tail
 
 
-def test_a_head_that_the_index_does_not_name_is_refused(
-    right: Path, subject_of, engine: Engine, tmp_path: Path
-) -> None:
-    broken = rigged.copy(right, tmp_path / "unindexed")
-    rigged.break_mtp_unindexed(broken)
-    with pytest.raises(NotServable) as caught:
-        probe(engine, subject_of, [broken])
-    assert caught.value.kind == "weights_missing"
+def test_a_head_that_the_index_does_not_name_is_refused(probed: Probed) -> None:
+    found = probed["unindexed"]
+    assert isinstance(found, NotServable)
+    assert found.kind == "weights_missing"
 
 
-@pytest.mark.parametrize("claimed", [False, True])
-def test_a_packed_fc_is_refused(
-    right: Path, subject_of, engine: Engine, tmp_path: Path, claimed: bool
-) -> None:
+@pytest.mark.parametrize("name", ["packed", "packed-claimed"])
+def test_a_packed_fc_is_refused(probed: Probed, name: str) -> None:
     """vLLM 0.32 builds the head's `fc` unpacked in both cases and has no place for `fc.qweight`."""
-    broken = rigged.copy(right, tmp_path / "packed")
-    rigged.break_mtp_fc_packed(broken, claimed=claimed)
-    with pytest.raises(NotServable) as caught:
-        probe(engine, subject_of, [broken])
-    assert caught.value.kind == "did_not_load"
-    assert "fc.qweight" in caught.value.what
+    found = probed[name]
+    assert isinstance(found, NotServable)
+    assert found.kind == "did_not_load"
+    assert "fc.qweight" in found.what
 
 
-def test_what_loads_shows_in_the_counters(right: Path, subject_of, engine: Engine, tmp_path: Path) -> None:
+def test_what_loads_shows_in_the_counters(probed: Probed) -> None:
     """Every packing drafts without a miss; noise costs drafts, and a head of zeros has none that holds."""
-    folders = {name: tmp_path / name for name in ("bf16", "auto_round", "nvfp4", "noise", "zeros")}
-    rigged.make(folders["bf16"], FIXTURE, packing=None)
-    rigged.make(folders["auto_round"], FIXTURE, packing="auto_round:auto_gptq")
-    rigged.make(folders["nvfp4"], FIXTURE, packing="nvfp4")
-    rigged.break_mtp_noise(rigged.copy(right, folders["noise"]), std=0.15)
-    rigged.break_mtp_zeros(rigged.copy(right, folders["zeros"]))
-    found = dict(zip(folders, probe(engine, subject_of, list(folders.values())), strict=True))
-    shares = {name: drafts.by_position for name, drafts in found.items()}
+    found = {name: probed[name] for name in ("bf16", "auto_round", "nvfp4", "noise", "zeros")}
+    shares = {name: drafts.by_position for name, drafts in found.items() if isinstance(drafts, Drafts)}
+    assert shares.keys() == found.keys(), found
     assert [shares[name] for name in ("bf16", "auto_round", "nvfp4")] == [[1.0, 1.0]] * 3
     assert shares["zeros"] == [0.0, 0.0]
     first, second = shares["noise"]
@@ -181,9 +205,7 @@ def test_a_blind_and_damaged_copy_loads_and_its_canaries_show_it(
     seen = {row.id: row for row in found.rows}
     assert all(row.served for row in found.rows if row.applicable)
     assert not seen["image"].held  # the whole tower gives four pictures one answer
-    right = canaries.CANARIES["text.agreement"](
-        canaries.Asked(client=tiny_server.client, subject=tiny)
-    )
+    right = canaries.CANARIES["text.agreement"](canaries.Asked(client=tiny_server.client, subject=tiny))
     pairs = zip(seen["text.agreement"].tokens, right.tokens, strict=True)
     shares = [drafting.leading_share(one, other) for one, other in pairs]
     assert sum(shares) / len(shares) < 0.2

@@ -143,19 +143,19 @@ def references(place: Path, base: Examination, noisy: Examination) -> dict[str, 
     """Both checkpoints through transformers in bfloat16."""
     text = place / "text.txt"
     text.write_text("\n\n".join(_rows(base.dataset)), encoding="utf-8", newline="")
-    found = {}
+    jobs = {}
     for x in (base, noisy):
         job = {"folder": str(x.subject.folder), "text_file": str(text), "dtype": "bfloat16", "window": WINDOW}
         job |= {"stride": STRIDE, "max_tokens": TOKENS, "full_windows": COMPARED // WINDOW}
         job["out"] = str(place / f"{x.subject.folder.name}.npz")
-        (place / "reference.json").write_text(json.dumps(job), encoding="utf-8")
-        subprocess.run(
-            [str(base.engine.environment.python), str(REFERENCE), str(place / "reference.json")],
-            env=variables(base.engine),
-            check=True,
-        )
-        found[x.subject.folder.name] = dict(np.load(job["out"]))
-    return found
+        jobs[x.subject.folder.name] = place / f"reference-{x.subject.folder.name}.json"
+        jobs[x.subject.folder.name].write_text(json.dumps(job), encoding="utf-8")
+    subprocess.run(
+        [str(base.engine.environment.python), str(REFERENCE), *map(str, jobs.values())],
+        env=variables(base.engine),
+        check=True,
+    )
+    return {name: dict(np.load(place / f"{name}.npz")) for name in jobs}
 
 
 def _rows(dataset: Path) -> list[str]:
