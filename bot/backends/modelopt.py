@@ -9,8 +9,8 @@ scales at run time; calibration finds only the tensor's scale, `input_scale` = (
 A weight's block scale is a choice. `algorithm` max makes its largest weight ±6 exactly, and the others pay
 for it: between 4 and 6 the grid is coarse. `mse` and `local_hessian` are the tool's searches through all
 positive E4M3 numbers, by the squared error of the weights, or of the outputs (second moments of each block's
-inputs). `rounding` gptq then chooses codes together instead of one by one (`modelopt_gptq.py`). Bits, tensors and
-kernels stay the same.
+inputs). `rounding` gptq then chooses codes together instead of one by one (`modelopt_gptq.py`). Bits, tensors
+and kernels stay the same.
 
 How it is driven (0.47.0), and why:
 
