@@ -12,6 +12,7 @@ from bot.backends.patches import Edit, Patch, Target
 
 PACKAGE, VERSION = "nvidia-modelopt", "0.47.0"
 _MODULE = "modelopt.torch.quantization.tensor_quant"
+_START = '        """Forward method."""\n'
 
 STATIC = Target(
     module=_MODULE,
@@ -33,25 +34,25 @@ FP4_WITHOUT_CUDA = Patch(
     edits=(
         Edit(
             target=STATIC,
-            old="        if not triton_kernel.IS_AVAILABLE:\n",
+            old=_START,
             new=(
+                f"{_START}"
                 "        if not x.is_cuda and quantize_block_scales and fp8_max_for_normalization == 448:\n"
                 "            from bot.backends.fp4 import static_blocks\n"
                 "            y = static_blocks(x, amax, global_amax)\n"
                 '            return _acted.stood_in("fp4-without-cuda", y)\n'
-                "        if not triton_kernel.IS_AVAILABLE:\n"
             ),
         ),
         Edit(
             target=DYNAMIC,
-            old="        _save_for_backward_if_needed(ctx, pass_through_bwd, inputs, amax)\n",
+            old=_START,
             new=(
+                f"{_START}"
                 "        nvfp4 = (block_size, num_bits, scale_bits) == (16, (2, 1), (4, 3))\n"
                 "        if nvfp4 and not inputs.is_cuda:\n"
                 "            from bot.backends.fp4 import dynamic_blocks\n"
                 "            y = dynamic_blocks(inputs, amax)\n"
                 '            return _acted.stood_in("fp4-without-cuda", y)\n'
-                "        _save_for_backward_if_needed(ctx, pass_through_bwd, inputs, amax)\n"
             ),
         ),
     ),
