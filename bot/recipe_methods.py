@@ -142,10 +142,33 @@ class AutoRoundMethod(MethodModel):
 
 
 class NvFp4Method(MethodModel):
+    """`algorithm` chooses each block's scale, `rounding` each weight's code; the format is the same.
+
+    `max`: the block's largest weight. `mse`: of all E4M3 numbers the one with the least squared error of the
+    weights; `local_hessian`: of the outputs, by the inputs' second moments within the block. `gptq`: errors
+    of one column are made up for by later ones. `damp_percent` is its damping, as a share of the mean of H's
+    diagonal."""
+
+    LATER = ("rounding", "damp_percent")
+
     backend: Literal["modelopt"]
     packing: Literal["nvfp4"]
     bits: Literal[4]
     group_size: Literal[16]
     sym: Literal[True]
-    algorithm: Literal["max"]
+    algorithm: Literal["max", "mse", "local_hessian"]
     kv_cache: Literal["fp8_cast", "none"]
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    damp_percent: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> NvFp4Method:
+        if self.rounding == "gptq" and self.damp_percent is None:
+            raise Impossible("rounding gptq needs damp_percent: 0.01 is usual", "damp_percent", "rounding")
+        if self.rounding != "gptq" and self.damp_percent is not None:
+            raise Impossible(
+                "damp_percent is for rounding gptq: rounding to nearest damps nothing",
+                "damp_percent",
+                "rounding",
+            )
+        return self

@@ -100,9 +100,7 @@ def _adopt(job: Job, arrived: Path) -> None:
     write_json(job.workspace.evidence("repair"), built.repair)
 
 
-def _uploaded(
-    job: Job, pull: PullRequest, revision: str, files: dict[str, repo.LocalFile]
-) -> UploadEvidence:
+def _uploaded(job: Job, pull: PullRequest, revision: str, files: dict[str, repo.LocalFile]) -> UploadEvidence:
     """The upload's evidence as the job that uploaded would write it, from what is on the Hub."""
     hub, target = job.hub, job.release.target_repo
     main = hub.state(target)

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.backends import imports, observe
-from bot.backends.patches import applied
+from bot.backends.patches import applied, said
 from bot.backends.patches.gptqmodel import PATCHES
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
@@ -81,7 +81,8 @@ def quantize(
     total = observe.num_layers(expected)
     _follow(model, report, total)
     samples = [sample for each in calibration for sample in each]
-    with applied([PATCHES[name] for name in method.patches]) as acted:
+    mends = [PATCHES[name] for name in method.patches]
+    with applied(mends) as acted:
         log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()
     num_tokens = sum(each.use.num_tokens for each in calibration)
@@ -101,7 +102,7 @@ def quantize(
         patches=[
             *patches,
             "pack_impl=original (the tool's reference packer; same bytes, nothing compiled)",
-            *mended(method, acted.counts()),
+            *said(mends, acted.counts()),
         ],
         num_layers=total,
         resumed_layers=0,
@@ -202,15 +203,6 @@ def modules(
             )
         found.append(ModuleResult(name=name, loss=loss, num_samples=num_samples, damp=float(row["damp"])))
     return sorted(found, key=lambda each: each.name)
-
-
-def mended(method: GptqMethod, counts: Mapping[str, int]) -> list[str]:
-    """The patches that acted, each with how often it changed a value in this run."""
-    return [
-        f"{name}: {PATCHES[name].what} ({counts[name]:,} {PATCHES[name].unit})"
-        for name in method.patches
-        if counts.get(name)
-    ]
 
 
 def parameters(

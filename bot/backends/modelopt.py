@@ -1,4 +1,4 @@
-"""NVFP4 weights and activations by NVIDIA ModelOpt 0.47.0, calibrated by the largest value seen.
+"""NVFP4 weights and activations by NVIDIA ModelOpt 0.47.0.
 
 NVFP4 holds a weight as E2M1 (0, ±0.5, ±1, ±1.5, ±2, ±3, ±4, ±6), with one E4M3 scale for 16 of them along
 the input and one FP32 scale a tensor: w = e2m1 · weight_scale · weight_scale_2. Activations get their block
@@ -6,21 +6,31 @@ scales at run time; calibration finds only the tensor's scale, `input_scale` = (
 448). So the order of the samples does not matter, and each pass can only widen the range. The KV cache is
 `fp8_cast`: the range of E4M3 itself (scale 1), so nothing is written for it.
 
+A weight's block scale is a choice. `algorithm` max makes its largest weight ±6 exactly, and the others pay
+for it: between 4 and 6 the grid is coarse. `mse` and `local_hessian` are the tool's searches through all
+positive E4M3 numbers, by the squared error of the weights, or of the outputs (second moments of each block's
+inputs). `rounding` gptq then chooses codes together instead of one by one (`modelopt_gptq.py`). Bits, tensors
+and kernels stay the same.
+
 How it is driven (0.47.0), and why:
 
 - Quantizers are turned on by the full names of the recipe's coverage, and nothing else: the vision tower,
   MTP, lm_head and in_proj_a/b have none. The tool's default list, by contrast, is everything but some
   names.
 - `layerwise` calibration: layer by layer, each one's inputs kept on disk, so that an interrupted run goes on
-  after the last finished layer, bit for bit. Weights are not changed by max calibration, so only scales are
-  kept; a layer's inputs are removed when the next has its own, or 64 layers would keep 64 times some GB.
+  after the last finished layer, bit for bit. Only scales are kept where weights do not change, GPTQ's weights
+  too; a layer's inputs are removed when the next has its own, or 64 layers would keep 64 times some GB.
+- Searched scales are stored, so their weight quantizers are `static`. What the engine fuses shares one global
+  scale before the search; the tool's own list lacks in_proj_qkv with in_proj_z, which its export would change
+  afterwards.
 - Images go through the whole model, so that real vision tokens reach the language model; then text, as
   `full(input_ids=…)`: layerwise calibration replays both through the same entry.
 - The tool has no loss. What is reported for a module is the relative Frobenius error of its dequantized
   weight.
 - transformers does not know `mtp.*`: the tensors are passed to the export as they are in the base.
 
-A forward after calibration would need a GPU, so none is made.
+The tool rounds to FP4 in CUDA kernels only. Max calibration rounds nothing; for the rest a machine without
+CUDA takes `patches/modelopt.py`. A forward after calibration is not made.
 """
 
 from __future__ import annotations
@@ -33,6 +43,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.backends import imports, observe
+from bot.backends.patches import applied, said
+from bot.backends.patches.modelopt import FP4_WITHOUT_CUDA
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.models import BackendJob, BackendResult, ParameterUse, write_atomically
@@ -43,7 +55,15 @@ if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet
 
 NVFP4 = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
+NVFP4_STATIC = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "static", "scale_bits": (4, 3)}}
 FP8_CAST = {"num_bits": (4, 3), "axis": None, "use_constant_amax": True}
+GPTQ = "nvfp4_gptq"
+# Full-match patterns of modules that the engine fuses: one global scale for all of a group.
+FUSED = (
+    r"(?:(.*)\.)?(?:q_proj|k_proj|v_proj)",
+    r"(?:(.*)\.)?(?:gate_proj|up_proj)",
+    r"(?:(.*)\.)?(?:in_proj_qkv|in_proj_z)",
+)
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -68,6 +88,9 @@ def quantize(
 
         from bot.backends.nvfp4 import weight_errors
 
+    if method.rounding == "gptq":
+        from bot.backends import modelopt_gptq  # noqa: F401 (it registers its algorithm with the tool)
+
     placed = {"device_map": "auto"} if job.device == "cuda" else {}
     model = AutoModelForImageTextToText.from_pretrained(
         base, dtype=torch.bfloat16, local_files_only=True, **placed
@@ -75,7 +98,8 @@ def quantize(
     model.eval()
     loaded = time.monotonic()
     calibrator = Calibrator(calibration, state, observe.num_layers(expected), report)
-    with calibrator.counting(model):
+    rounding = [FP4_WITHOUT_CUDA] if job.device == "cpu" and not _by_largest(method) else []
+    with calibrator.counting(model), applied(rounding) as acted:
         mtq.quantize(model, config(expected, method, state), calibrator.run)
     quantized = time.monotonic()
     report.phase("save", 1)
@@ -97,7 +121,7 @@ def quantize(
         modules=modules,
         loss_unit="relative Frobenius error of the dequantized weight (the tool itself has no loss)",
         parameters=parameters(method),
-        patches=patches,
+        patches=[*patches, *said(rounding, acted.counts())],
         num_layers=calibrator.total,
         resumed_layers=calibrator.resumed,
         can_resume=True,
@@ -113,13 +137,32 @@ def config(expected: Sequence[str], method: NvFp4Method, state: Path) -> dict[st
     """ModelOpt's configuration: everything off, then the recipe's modules on."""
     leaves = sorted({name.split(".", 4)[4] for name in expected})
     rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    kinds = {"weight_quantizer": NVFP4 if _by_largest(method) else NVFP4_STATIC, "input_quantizer": NVFP4}
     for leaf in leaves:
-        for kind in ("weight_quantizer", "input_quantizer"):
-            rules.append({"quantizer_name": f"*language_model.layers.*.{leaf}.{kind}", "cfg": NVFP4})
+        for kind, cfg in kinds.items():
+            rules.append({"quantizer_name": f"*language_model.layers.*.{leaf}.{kind}", "cfg": cfg})
     if method.kv_cache == "fp8_cast":
         rules.append({"quantizer_name": "*language_model.layers.*[kv]_bmm_quantizer", "cfg": FP8_CAST})
-    layerwise = {"enable": True, "checkpoint_dir": str(state / "layers"), "calib_mutates_weights": False}
-    return {"quant_cfg": rules, "algorithm": {"method": method.algorithm, "layerwise": layerwise}}
+    gptq = method.rounding == "gptq"
+    layerwise = {"enable": True, "checkpoint_dir": str(state / "layers"), "calib_mutates_weights": gptq}
+    return {"quant_cfg": rules, "algorithm": _algorithm(method) | {"layerwise": layerwise}}
+
+
+def _by_largest(method: NvFp4Method) -> bool:
+    """Whether nothing is searched or compensated: the tool's default, which stores no choice of its own."""
+    return method.algorithm == "max" and method.rounding == "nearest"
+
+
+def _algorithm(method: NvFp4Method) -> dict[str, Any]:
+    scales: dict[str, Any] = {"method": method.algorithm}
+    if _by_largest(method):
+        return scales
+    scales["shared_states"] = {"weight_global_amax": {"patterns": list(FUSED)}}
+    if method.algorithm != "max":
+        scales["fp8_scale_sweep"] = True
+    if method.rounding == "nearest":
+        return scales
+    return {"method": GPTQ, "scale_algorithm": scales, "damp_percent": method.damp_percent}
 
 
 class Calibrator:

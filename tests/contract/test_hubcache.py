@@ -94,9 +94,7 @@ def test_one_cap_holds_for_both_caches(
     assert not own.path(digest).exists()
 
 
-def test_what_is_in_use_is_said_to_be_over_the_cap(
-    uploaded: tuple[Edge, str, str], tmp_path: Path
-) -> None:
+def test_what_is_in_use_is_said_to_be_over_the_cap(uploaded: tuple[Edge, str, str], tmp_path: Path) -> None:
     edge, name, revision = uploaded
     own = Cache(tmp_path / "cache")
     hubcache.bring(edge, name, revision, tmp_path / "one", own)

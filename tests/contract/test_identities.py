@@ -51,9 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, without_xet: None) -> Iterat
         accounts = {
             "users": {"root": {"admin": True}, "preparer": {}, "builder": {}, "curator": {}},
             "orgs": {
-                ORGANIZATION: {
-                    "members": {"preparer": "contributor", "builder": "read", "curator": "write"}
-                }
+                ORGANIZATION: {"members": {"preparer": "contributor", "builder": "read", "curator": "write"}}
             },
             "tokens": [
                 {"token": "hf_root", "user": "root"},

@@ -226,9 +226,7 @@ def in_a_job(release: Hub, issuer: Issuer, home: Path, **more: str) -> str:
 
 def test_the_bot_publishes_with_oidc_before_any_token(release: Hub, issuer: Issuer, tmp_path: Path) -> None:
     """A token that lies about is not used: the identity is the publisher's, or none."""
-    oidc_first = in_a_job(
-        release, issuer, tmp_path, HF_OIDC_RESOURCE="acme/release", HF_TOKEN="hf_of_nobody"
-    )
+    oidc_first = in_a_job(release, issuer, tmp_path, HF_OIDC_RESOURCE="acme/release", HF_TOKEN="hf_of_nobody")
     assert oidc_first == "True"
     fallback = in_a_job(release, issuer, tmp_path, HF_OIDC_RESOURCE="", HF_TOKEN="hf_alice")
     assert fallback == "True"

@@ -18,10 +18,12 @@ import pytest
 from bot import recipe as recipes
 from bot.demo.rehearsal import FIXTURE
 from bot.recipe import Recipe
-from tests.numerics.conftest import Tool
+from tests.numerics.conftest import Tool, ToolError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 Made = dict[str, Any]
+LAYERS = "model.language_model.layers."
+GPTQ = {"rounding": "gptq", "damp_percent": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,9 @@ def small(recipe: Recipe) -> Recipe:
         ("autoround-w4a16-g128", "minmax_learning_rate", {"minmax_learning_rate": 0.01}),
         ("autoround-w4a16-g128", "alg_ext", {"alg_ext": True}),
         ("autoround-w4a16-g128", "low_gpu_mem_usage", {"low_gpu_mem_usage": False}),
+        ("nvfp4", "algorithm", {"algorithm": "mse"}),
+        ("nvfp4", "algorithm", {"algorithm": "local_hessian"}),
+        ("nvfp4", "rounding", GPTQ),
     ],
 )
 def test_what_is_said_to_act_acts_and_nothing_else(
@@ -99,6 +104,49 @@ def test_nvfp4s_cache_is_a_word_in_the_config(make: Callable[..., Made]):
     assert on["config"] != off["config"]
     assert on["acted"]["kv_cache"]
     assert not off["acted"]["kv_cache"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"algorithm": "mse"}, {"algorithm": "local_hessian"}, GPTQ | {"algorithm": "mse"}], ids=str
+)
+def test_nvfp4s_choices_are_other_numbers_in_the_same_format(
+    make: Callable[..., Made], changes: dict[str, Any]
+):
+    """The same tensors, types, shapes and config; what differs is codes and blocks' scales."""
+    plain, chosen = make("nvfp4"), make("nvfp4", **changes)
+    assert chosen["config"] == plain["config"]
+    assert chosen["layout"] == plain["layout"]
+    differ = {name for name, digest in plain["tensors"].items() if chosen["tensors"][name] != digest}
+    quantized = {name.removesuffix(".weight_scale") for name in differ if name.endswith(".weight_scale")}
+    assert f"{LAYERS}0.mlp.down_proj" in quantized
+    assert differ == {f"{name}.{part}" for name in quantized for part in ("weight", "weight_scale")}
+
+
+def test_nvfp4s_damping_acts(make: Callable[..., Made]):
+    weak, strong = make("nvfp4", **GPTQ), make("nvfp4", **GPTQ | {"damp_percent": 0.5})
+    assert weak["acted"]["damp_percent"]
+    assert weak["tensors"] != strong["tensors"]
+
+
+def test_a_machine_without_cuda_says_what_stood_in(make: Callable[..., Made]):
+    assert not [each for each in make("nvfp4")["patches"] if "fp4-without-cuda" in each]
+    (said,) = [each for each in make("nvfp4", algorithm="mse")["patches"] if "fp4-without-cuda" in each]
+    assert "tensors)" in said
+
+
+@pytest.mark.parametrize("changes", [{"algorithm": "mse"}, GPTQ], ids=str)
+def test_nvfp4s_choices_survive_an_interruption(
+    make: Callable[..., Made], tool: Tool, base: Path, changes: dict[str, Any], tmp_path: Path
+):
+    """Stopped behind the first of two layers: scales, and GPTQ's weights, come back from disk."""
+    content = small(recipes.load("nvfp4")).model_dump(mode="json")
+    content["method"] |= changes
+    given: dict[str, Any] = {"recipe": content, "base": str(base), "folder": str(tmp_path / "run")}
+    with pytest.raises(ToolError, match="InterruptedError"):
+        tool("backend", {}, **given, stop_after_layer=True)
+    found = json.loads(str(tool("backend", {}, **given)["json"]))
+    assert found["resumed_layers"] == 1
+    assert found["tensors"] == make("nvfp4", **changes)["tensors"]
 
 
 @pytest.mark.parametrize("name", ["gptq-foem-g32", "gptq-w4a16-g128", "autoround-w4a16-g128", "nvfp4"])

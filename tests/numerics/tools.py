@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,54 @@ def nvfp4(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     }
 
 
+def modelopt(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """ModelOpt's calibration of weights [out, in] on inputs x [tokens, in], then its export of them.
+
+    Of each weight the packed bytes, the scales' E4M3 codes, and q, what its own quantizer makes of it; the
+    scale_2 that all have; x_seen, the inputs as their quantizer leaves them. Max's scales are stored too.
+    """
+    import modelopt.torch.quantization as mtq
+    import torch
+    from modelopt.torch.export.quant_utils import get_weight_scaling_factor, get_weight_scaling_factor_2
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor
+
+    from bot.backends import modelopt as backend
+    from bot.backends import modelopt_gptq  # noqa: F401 (registers itself)
+    from bot.backends.patches import applied
+    from bot.backends.patches.modelopt import FP4_WITHOUT_CUDA
+    from bot.recipe_methods import NvFp4Method
+
+    stated = {name: settings[name] for name in ("algorithm", "rounding", "damp_percent") if name in settings}
+    fixed = {"backend": "modelopt", "packing": "nvfp4", "bits": 4, "group_size": 16, "sym": True}
+    method = NvFp4Method.model_validate(fixed | {"kv_cache": "none"} | stated)
+    x, names = torch.from_numpy(arrays["x"]), sorted(set(arrays) - {"x"})
+    layer = torch.nn.ModuleDict()
+    for name in names:
+        layer[name] = torch.nn.Linear(*arrays[name].shape[::-1], bias=False)
+        layer[name].weight.data = torch.from_numpy(arrays[name].copy())
+    kinds = {"weight_quantizer": backend.NVFP4_STATIC, "input_quantizer": backend.NVFP4}
+    rules = [{"quantizer_name": "*", "enable": False}]
+    rules += [{"quantizer_name": f"*{kind}", "cfg": cfg} for kind, cfg in kinds.items()]
+    algorithm = backend._algorithm(method)
+    if method.algorithm == "max" and method.rounding == "nearest":
+        algorithm["shared_states"] = {"weight_global_amax": {"patterns": list(backend.FUSED)}}
+    with applied([FP4_WITHOUT_CUDA]):
+        config = {"quant_cfg": rules, "algorithm": algorithm}
+        mtq.quantize(layer, config, lambda each: [each[name](x) for name in names])
+        found = {"x_seen": layer[names[0]].input_quantizer(x)}
+        for name in names:
+            found[f"{name}.q"] = layer[name].weight_quantizer(layer[name].weight.data)
+    scale_2 = {name: get_weight_scaling_factor_2(layer[name]) for name in names}
+    for name in names:
+        weight, scale = layer[name].weight.data, get_weight_scaling_factor(layer[name])
+        packed, _, _ = NVFP4QTensor.quantize(weight.clone(), 16, scale, scale_2[name])
+        found |= {f"{name}.packed": packed._quantized_data, f"{name}.scale": scale.view(torch.uint8)}
+    assert len({float(each) for each in scale_2.values()}) == 1, scale_2
+    return {name: each.detach().numpy() for name, each in found.items()} | {
+        "scale_2": np.array(float(scale_2[names[0]]))
+    }
+
+
 def shorten(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     """A copy of a base that has only the given decoder layers."""
     import re
@@ -161,6 +210,24 @@ def shorten(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     return {"num_tensors": np.array(len(tensors))}
 
 
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Have ModelOpt stop as if killed, when its first finished layer is on disk."""
+    from modelopt.torch.quantization.utils.layerwise_calib import _CheckpointState
+
+    save = _CheckpointState.save
+
+    def once(*args: Any, **more: Any) -> None:
+        save(*args, **more)
+        raise InterruptedError("stopped")
+
+    _CheckpointState.save = once
+    try:
+        yield
+    finally:
+        _CheckpointState.save = save
+
+
 def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     """A backend's whole run over a small base: a digest of every tensor that it writes, and what acted."""
     import hashlib
@@ -176,7 +243,7 @@ def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     from bot.recipe import Recipe
 
     recipe, place = Recipe.model_validate(settings["recipe"]), Path(settings["folder"])
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     random = torch.Generator().manual_seed(1)
     lengths = [64] * recipe.calibration.num_samples
     samples = {}
@@ -198,25 +265,31 @@ def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     )  # fmt: skip
     torch.set_num_threads(2)
     calibration = [SampleSet(rows="text", file=place / "samples.safetensors", use=use)]
-    result = importlib.import_module(BACKENDS[name][0]).quantize(job, recipe, calibration, Report())
-    digests = {}
+    module = importlib.import_module(BACKENDS[name][0])
+    with _stopping() if settings.get("stop_after_layer") else contextlib.nullcontext():
+        result = module.quantize(job, recipe, calibration, Report())
+    digests, layout = {}, {}
     for path in sorted((place / "out").glob("*.safetensors")):
         data = path.read_bytes()
         end = 8 + int.from_bytes(data[:8], "little")
         for tensor, entry in json.loads(data[8:end]).items():
             if tensor != "__metadata__":
                 start, stop = entry["data_offsets"]
+                layout[tensor] = [entry["dtype"], entry["shape"]]
                 digests[tensor] = hashlib.sha256(data[end + start : end + stop]).hexdigest()
     config = json.loads((place / "out" / "config.json").read_text())["quantization_config"]
     found = {
         "tensors": digests,
+        "layout": layout,
         "config": config,
+        "patches": result.patches,
+        "resumed_layers": result.resumed_layers,
         "acted": {each.parameter: each.acted for each in result.parameters},
     }
     return {"json": np.array(json.dumps(found))}
 
 
-TASKS = {each.__name__: each for each in (gptq, pack_gptq, autoround, nvfp4, shorten, backend)}
+TASKS = {each.__name__: each for each in (gptq, pack_gptq, autoround, nvfp4, modelopt, shorten, backend)}
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ the low half.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 Array = np.ndarray
@@ -60,3 +62,58 @@ def dequantized(packed: Array, scales: Array, scale_2: np.float32) -> Array:
             sign = -1 if code & 8 else 1
             w[row, column] = sign * VALUES[code & 7] * E4M3[int(scales[row, column // 16])] * float(scale_2)
     return w
+
+
+def at_scales(w: Array, scales: Array, scale_2: float) -> Array:
+    """w [out, in] rounded to the nearest value at the given scales' E4M3 codes [out, in/16], in float64."""
+    q = np.zeros(w.shape)
+    for row in range(w.shape[0]):
+        for column in range(w.shape[1]):
+            scale = E4M3[int(scales[row, column // 16])] * float(scale_2)
+            code = nearest(abs(float(w[row, column])) / scale, VALUES)
+            q[row, column] = VALUES[code] * scale * (-1 if w[row, column] < 0 else 1)
+    return q
+
+
+def block_errors(w: Array, q: Array, moments: Array | None = None) -> Array:
+    """dᵀ M d of each block's error d, [out, in/16]; M [in, in] of the inputs, or the plain square."""
+    errors = np.zeros((w.shape[0], w.shape[1] // 16))
+    for block in range(errors.shape[1]):
+        here = slice(block * 16, block * 16 + 16)
+        d = (q - w.astype(np.float64))[:, here]
+        m = np.eye(16) if moments is None else moments[here, here].astype(np.float64)
+        errors[:, block] = np.einsum("ri,ij,rj->r", d, m, d)
+    return errors
+
+
+def least_errors(w: Array, scale_2: float, moments: Array | None = None) -> Array:
+    """The least error [out, in/16] that any positive E4M3 number as the block's scale gives."""
+    shape = (w.shape[0], w.shape[1] // 16)
+    every = [np.full(shape, code, dtype=np.uint8) for code in range(1, 127)]
+    return np.min([block_errors(w, at_scales(w, each, scale_2), moments) for each in every], axis=0)
+
+
+def compensated(
+    w: Array, scales: Array, scale_2: float, moments: Array, damp: float
+) -> tuple[Array, Array, Array]:
+    """GPTQ without blocks or Cholesky: q [out, in], how near each value was to a border of codes, the order.
+
+    Columns by falling second moment. With R the columns left and G = (H_RR)⁻¹, the first of them is rounded
+    and the others take −(w_0 − q_0) · G_0k / G_00, which makes the output's error least (the brain surgeon).
+    """
+    h = moments.astype(np.float64)
+    h = h + damp * np.diag(h).mean() * np.eye(len(h))
+    order = np.argsort(-np.diag(moments), kind="stable")
+    left, q, margin = w.astype(np.float64).copy(), np.zeros(w.shape), np.zeros(w.shape)
+    borders = np.array([(a + b) / 2 for a, b in pairwise(VALUES)])
+    for at, column in enumerate(order):
+        scale = np.array([E4M3[int(code)] for code in scales[:, column // 16]]) * float(scale_2)
+        value = left[:, column] / scale
+        margin[:, column] = np.abs(np.abs(value)[:, None] - borders).min(axis=1)
+        rounded = np.array([VALUES[nearest(abs(float(each)), VALUES)] for each in value])
+        q[:, column] = np.where(value < 0, -rounded, rounded) * scale
+        rest = order[at:]
+        g = np.linalg.inv(h[np.ix_(rest, rest)])
+        error = left[:, column] - q[:, column]
+        left[:, rest[1:]] -= np.outer(error, g[0, 1:] / g[0, 0])
+    return q, margin, order

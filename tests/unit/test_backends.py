@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from safetensors.numpy import save_file
 from bot import recipe as recipes
 from bot.backends import autoround, autoround_resume, gptqmodel, modelopt, observe, worker
 from bot.backends.autoround_watch import Watch
+from bot.backends.patches import said
+from bot.backends.patches.gptqmodel import PATCHES
 from bot.backends.report import Report
 from bot.edges import failures, process
 from bot.edges.environment import Environment
 from bot.errors import BackendError, InfrastructureError, InputError, RecipeError
 from bot.models import BackendJob, BackendResult, Base, CalibrationUse, ModuleResult, Release, write_json
+from bot.recipe_methods import NvFp4Method
 from bot.stages import quantize as stage
 
 PREFIX = "model.language_model.layers."
@@ -192,9 +196,9 @@ def test_patches_are_listed_one_by_one_with_what_they_changed():
     assert found["patches.fresh-group-scales"].acted
     assert "1,234 groups" in found["patches.fresh-group-scales"].why
     assert not found["patches.foem-cross-block"].acted
-    (said,) = gptqmodel.mended(asked, acted)
-    assert said.startswith("fresh-group-scales: ")
-    assert gptqmodel.mended(foem, {}) == []
+    (listed,) = said([PATCHES[name] for name in asked.patches], acted)
+    assert listed.startswith("fresh-group-scales: ")
+    assert said([], {}) == []
     assert sum("patch" in name for name in found) == 2
 
 
@@ -367,6 +371,41 @@ def test_modelopt_turns_on_the_coverage_and_nothing_else(tmp_path: Path):
         word in name for name in names for word in ("in_proj_a", "in_proj_b", "conv1d", "lm_head", "mtp")
     )
     assert made["algorithm"]["layerwise"]["checkpoint_dir"] == str(tmp_path / "layers")
+
+
+def nvfp4(**choices: Any) -> NvFp4Method:
+    stated = recipes.load("nvfp4").method.model_dump(exclude_unset=True)
+    return NvFp4Method.model_validate(stated | choices)
+
+
+@pytest.mark.parametrize("algorithm", ["max", "mse", "local_hessian"])
+@pytest.mark.parametrize("rounding", [{}, {"rounding": "gptq", "damp_percent": 0.02}], ids=str)
+def test_modelopt_is_told_each_choice(tmp_path: Path, algorithm: str, rounding: dict[str, Any]):
+    """Stored scales need static blocks; changed weights are kept for a resume; fused pairs are named."""
+    method = nvfp4(algorithm=algorithm, **rounding)
+    made = modelopt.config([f"{PREFIX}0.linear_attn.in_proj_z"], method, tmp_path)
+    weights, inputs = (rule["cfg"]["block_sizes"]["type"] for rule in made["quant_cfg"][1:3])
+    told = made["algorithm"]
+    assert (weights, inputs) == ("dynamic" if (algorithm, rounding) == ("max", {}) else "static", "dynamic")
+    assert told["layerwise"]["calib_mutates_weights"] == bool(rounding)
+    if rounding:
+        assert (told["method"], told["damp_percent"]) == ("nvfp4_gptq", 0.02)
+    scales = told.get("scale_algorithm", told)
+    assert scales["method"] == algorithm
+    assert scales.get("fp8_scale_sweep", False) == (algorithm != "max")
+    if weights == "static":
+        groups = scales["shared_states"]["weight_global_amax"]["patterns"]
+        pair = [f"linear_attn.{leaf}" for leaf in ("in_proj_qkv", "in_proj_z")]
+        assert sum(all(re.fullmatch(group, name) for name in pair) for group in groups) == 1
+
+
+def test_modelopts_parameters_are_those_that_were_stated():
+    plain = {each.parameter: each for each in modelopt.parameters(nvfp4())}
+    assert plain["algorithm"].acted
+    assert not {"rounding", "damp_percent"} & plain.keys()
+    chosen = {each.parameter: each for each in modelopt.parameters(nvfp4(rounding="gptq", damp_percent=0.1))}
+    assert chosen["rounding"].acted
+    assert chosen["damp_percent"].value == 0.1
 
 
 # ── the worker ─────────────────────────────────────────────────────────────────────────────

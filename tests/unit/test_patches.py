@@ -17,6 +17,7 @@ import pytest
 
 from bot.backends.patches import Acted, Edit, Patch, Target, applied, source_digest
 from bot.backends.patches.gptqmodel import PATCHES
+from bot.backends.patches.modelopt import FP4_WITHOUT_CUDA
 from bot.errors import BackendError
 from bot.recipe_methods import GptqMethod
 
@@ -169,14 +170,23 @@ def test_the_digest_is_of_the_source_as_it_stands(tool: ModuleType):
 
 
 @pytest.mark.parametrize("name", PATCHES)
-def test_every_patch_is_offered_pinned_and_described_for_its_authors(name: str):
-    made = PATCHES[name]
-    assert made.name == name
+def test_every_patch_of_gptqmodel_is_offered_by_its_name(name: str):
+    assert PATCHES[name].name == name
     assert name in str(GptqMethod.model_json_schema()["properties"]["patches"])
+
+
+def test_standing_in_is_counted_each_time():
+    acted = Acted()
+    assert [acted.stood_in("cpu", each) for each in (1, 1)] == [1, 1]
+    assert acted.counts() == {"cpu": 2}
+
+
+@pytest.mark.parametrize("made", [*PATCHES.values(), FP4_WITHOUT_CUDA], ids=lambda made: made.name)
+def test_every_patch_is_pinned_and_described_for_its_authors(made: Patch):
     pins = (ROOT / "runners/environments/quantize-cpu.txt").read_text().lower()
     assert f"{made.package}=={made.version}" in pins
     assert all(edit.old not in edit.new or edit.new.startswith(edit.old) for edit in made.edits)
-    described = (ROOT / "docs/upstream" / f"{made.package}-{name}.md").read_text()
+    described = (ROOT / "docs/upstream" / f"{made.package}-{made.name}.md").read_text()
     for heading in ("## What", "## Why", "## Change", "## Test", "## Figures"):
         assert heading in described
     for edit in made.edits:

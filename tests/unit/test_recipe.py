@@ -387,6 +387,34 @@ def test_the_faithful_recipes_are_what_they_were(name):
     assert pinned.digest() == FIRST[name]
 
 
+NVFP4 = (recipes.RECIPES_DIR / "nvfp4.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("after", "field", "words"),
+    [
+        ("algorithm: awq_lite", "method.algorithm", "'local_hessian'"),
+        ("algorithm: max\n  rounding: gptq", "method.damp_percent", "needs damp_percent"),
+        ("algorithm: mse\n  damp_percent: 0.01", "method.damp_percent", "is for rounding gptq"),
+        ("algorithm: mse\n  rounding: gptq\n  damp_percent: 0", "method.damp_percent", "greater than 0"),
+        ("algorithm: mse\n  rounding: up", "method.rounding", "'nearest' or 'gptq'"),
+    ],
+)
+def test_nvfp4s_choices_that_cannot_be_are_refused(after, field, words):
+    with pytest.raises(RecipeError) as caught:
+        parse(NVFP4.replace("algorithm: max", after))
+    (problem,) = caught.value.problems
+    assert problem["field"] == field
+    assert words in problem["message"]
+
+
+def test_rounding_to_nearest_is_what_nvfp4_always_was():
+    assert parse(NVFP4.replace("algorithm: max", "algorithm: max\n  rounding: nearest")) == parse(NVFP4)
+    chosen = parse(NVFP4.replace("algorithm: max", "algorithm: mse\n  rounding: gptq\n  damp_percent: 0.01"))
+    assert chosen.digest() != parse(NVFP4).digest()
+    assert not {"rounding", "damp_percent"} & json.loads(parse(NVFP4).canonical())["method"].keys()
+
+
 def test_pinning_replaces_only_revisions_and_keeps_comments():
     pinned = pin_text(FOEM, {EVOL: SHA})
     assert pinned == FOEM.replace("revision: unpinned", f"revision: {SHA}")

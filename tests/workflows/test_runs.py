@@ -109,9 +109,7 @@ def test_a_card_that_was_closed_without_an_event_is_refused_by_the_next_tick(
     assert staged.status == "closed"
 
 
-def test_only_people_with_write_access_command(
-    chain: Chain, offered: tuple[Carded, Any], tmp_path: Path
-):
+def test_only_people_with_write_access_command(chain: Chain, offered: tuple[Carded, Any], tmp_path: Path):
     one, pull = offered
     hostile = f"/skip because I say so, $(touch {tmp_path}/ran) `touch {tmp_path}/ran`"
     assert chain.say(pull, "eve", hostile).jobs == {"comment": "success"}

@@ -1,13 +1,14 @@
 """Patches to third-party tools: small, named, pinned, and counted while they act.
 
-A patch here mends a line of a tool that is wrong, until its authors do. It edits the text of one function:
-each edit is an old fragment and a new one, so a patch reads as the diff that is sent upstream. It is pinned
-twice, to the tool's version and to the sha256 of the function's source: when either differs the run stops
-(BackendError). A patch is never skipped in silence, nor put over a source it was not written for.
+A patch here mends a line of a tool that is wrong, or that a machine cannot run, until its authors do. It
+edits the text of one function: each edit is an old fragment and a new one, so a patch reads as the diff that
+is sent upstream. It is pinned twice, to the tool's version and to the sha256 of the function's source: when
+either differs the run stops (BackendError). A patch is never skipped in silence, nor put over a source it
+was not written for.
 
 A patched line also counts how often it gave another value than the tool's own line would have
-(`Acted.instead`). So evidence says what acted, from the run itself; a patch that was asked for and changed
-nothing is listed as inert.
+(`Acted.instead`), or stood in where the tool could only have stopped (`Acted.stood_in`). So evidence says
+what acted, from the run itself; a patch that was asked for and changed nothing is listed as inert.
 
 Not covered: functions with closures, and code that holds its own reference to the original from before.
 """
@@ -21,7 +22,7 @@ import linecache
 import textwrap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +81,12 @@ class Acted:
                 self._counts[name] += 1
         return new
 
+    def stood_in(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """`value`, where the tool itself could only have stopped; counted each time."""
+        with self._lock:
+            self._counts[name] += 1
+        return value
+
     def counts(self) -> Mapping[str, int]:
         """Patch → number of values it changed so far."""
         with self._lock:
@@ -107,6 +114,15 @@ def applied(patches: Sequence[Patch]) -> Iterator[Acted]:
             setattr(owner, name, _compiled(text, original, target, acted))
             stack.callback(setattr, owner, name, original)
         yield acted
+
+
+def said(patches: Iterable[Patch], counts: Mapping[str, int]) -> list[str]:
+    """The patches that acted, each with how often, for the evidence."""
+    return [
+        f"{each.name}: {each.what} ({counts[each.name]:,} {each.unit})"
+        for each in patches
+        if counts.get(each.name)
+    ]
 
 
 def source_digest(function: Callable[..., Any]) -> str:
