@@ -11,9 +11,9 @@ order, cut at which length is part of what makes an artifact. Everything here is
   messages, `<subset>/media/shard_*.tar` with images, joined by file name) are split evenly over the
   subsets; of each, the first shard's images are shuffled by `seed`. ModelOpt's own loader does the same,
   but always from `main`.
-- **Lengths** are as `bot.recipe.Lengths` says. Where documents are joined, the end-of-sequence token stands
-  between texts; conversations end themselves. An image's tokens are never cut: a row that is too long with
-  them is passed over.
+- **Lengths** are as `bot.recipe_calibration.Lengths` says. Where documents are joined, the end-of-sequence
+  token stands between texts; conversations end themselves. An image's tokens are never cut: a row that is
+  too long with them is passed over.
 - **Text** becomes tokens without added special tokens; conversations go through the base's own chat template.
 
 Exactly `num_samples` come out, or an InputError says how many there were and why. The samples are kept as one
@@ -42,7 +42,8 @@ from bot.backends.report import Report
 from bot.backends.rows import image_rows, text_rows
 from bot.errors import InputError, RecipeError
 from bot.models import BackendJob, CalibrationUse, read_json, write_json
-from bot.recipe import CalibrationSet, Recipe
+from bot.recipe import Recipe
+from bot.recipe_calibration import CalibrationSet
 from bot.recipe_fields import UNPINNED
 
 Sample = dict[str, torch.Tensor]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from bot.recipe import Lengths
+from bot.recipe_calibration import Lengths
 
 
 def cut(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.errors import InfrastructureError, InputError, ReleaseBotError
-from bot.recipe import CalibrationSet
+from bot.recipe_calibration import CalibrationSet
 
 SHUFFLE_BUFFER = 10_000
 Row = dict[str, Any]

@@ -14,7 +14,8 @@ from bot.errors import InputError
 from bot.figures import plain
 from bot.house.model import HouseEvidence, OnBase, Setting
 from bot.lab.record import LabEvidence, Measured, Variant
-from bot.recipe import CalibrationSet, Recipe
+from bot.recipe import Recipe
+from bot.recipe_calibration import CalibrationSet
 
 
 def of_labs(

@@ -374,3 +374,11 @@ def test_what_a_job_needs_grows_with_the_base():
     assert needs.of_release(ONE, None) == needs.of_release(ONE, ONE.applies_to.max_parameters)
     nvfp4 = next(each for each in RECIPES if each.name == "nvfp4")
     assert needs.of_release(nvfp4, 10**9).compute_capability_min == "10.0"
+
+
+def test_native_inputs_that_outgrow_the_gpu_are_asked_for_in_main_memory():
+    """GPTAQ's term keeps a layer's inputs for all samples: 20 GB of them stay on the GPU, 70 GB do not."""
+    wanted = {each.name: needs.of_release(each, 27 * 10**9).memory_gib for each in RECIPES}
+    assert wanted["gptq-foem-g32"] == wanted["nvfp4"]
+    house = needs.of_release(recipes.load("house-g128"), 27 * 10**9).memory_gib
+    assert 60 < house - wanted["gptq-w4a16-g128"] < 75
