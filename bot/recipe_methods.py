@@ -45,7 +45,7 @@ class MethodModel(RecipeModel):
 
 
 class GptqMethod(MethodModel):
-    LATER = ("patches",)
+    LATER = ("patches", "descent_sweeps")
 
     backend: Literal["gptqmodel"]
     packing: Literal["gptq"]
@@ -63,6 +63,7 @@ class GptqMethod(MethodModel):
     fallback_rtn_threshold: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] | None = None
     kv_cache: NoKvCache = "none"
     patches: list[GptqPatch] = Field(default_factory=list)
+    descent_sweeps: int = Field(default=0, ge=0, le=100)
 
     @field_validator("patches")
     @classmethod
@@ -102,6 +103,12 @@ class GptqMethod(MethodModel):
         if (self.foem_alpha is None) != (self.foem_beta is None):
             alone = "foem_alpha" if self.foem_beta is None else "foem_beta"
             raise Impossible("foem_alpha and foem_beta go together", alone)
+        if self.descent_sweeps and self.foem_alpha is None:
+            raise Impossible(
+                "descent follows FOEM's path only: foem_alpha 0 and foem_beta 0 make that plain GPTQ",
+                "descent_sweeps",
+                "foem_alpha",
+            )
         for index, patch in enumerate(self.patches):
             if found := self._in_vain(patch):
                 raise Impossible(f"{patch} could not act: {found[0]}", f"patches.{index}", *found[1:])

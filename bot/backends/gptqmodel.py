@@ -20,6 +20,10 @@ Followed here, seen in 7.6.0 (file and what it does):
 - The pack kernel is compiled on first use unless `pack_impl="original"`, whose bytes are the same.
 - Losses are in `quantize()`'s return value also for FOEM, for which the tool writes no file.
 
+- FOEM with alpha keeps every module's inputs of the unquantized layer, on the GPU where they fit
+  (`looper/native_processor.py`; modules of one input share it), else in main memory: a layer of a 27B needs
+  some 70 KB a token.
+
 It cannot resume for this family: an interrupted run starts over. Not covered: several GPUs (its data parallel
 mode can pair FOEM's inputs wrongly), so one device is used.
 """
@@ -35,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.backends import imports, observe
 from bot.backends.patches import applied, said
-from bot.backends.patches.gptqmodel import PATCHES
+from bot.backends.patches.gptqmodel import PATCHES, descent
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import BackendError, InputError
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet
 
 SHORTEST_SAMPLE = 11  # shorter ones are dropped by the tool
+# Of the GPU's free memory; the rest is a layer's weights, its second moments and one sample's activations.
+NATIVE_INPUTS_SHARE = 0.5
 
 
 def quantize(
@@ -75,17 +81,21 @@ def quantize(
     shutil.rmtree(Path(job.resume_folder) / "offload", ignore_errors=True)
     report.phase("load", 1)
     started = time.monotonic()
-    config = _config(method, job, expected)
+    num_tokens = sum(each.use.num_tokens for each in calibration)
+    free_bytes = torch.cuda.mem_get_info()[0] if job.device == "cuda" else 0
+    place = native_inputs_on(native_input_bytes(shapes, expected, num_tokens), free_bytes)
+    config = _config(method, job, expected, place)
     model = GPTQModel.load(str(base), config, dtype=torch.bfloat16, trust_remote_code=False)
     loaded = time.monotonic()
     total = observe.num_layers(expected)
     _follow(model, report, total)
     samples = [sample for each in calibration for sample in each]
     mends = [PATCHES[name] for name in method.patches]
+    if method.descent_sweeps:
+        mends.append(descent(method.descent_sweeps))
     with applied(mends) as acted:
         log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()
-    num_tokens = sum(each.use.num_tokens for each in calibration)
     found = modules(log, method, num_samples=len(samples), num_tokens=num_tokens)
     observe.require_modules(expected, [each.name for each in found])
     observe.require_finite(found)
@@ -97,7 +107,8 @@ def quantize(
         calibration=[each.seen(len(each)) for each in calibration],
         modules=found,
         loss_unit="squared error of the outputs under the Hessian, per "
-        + ("sample" if _foem(method) else "token"),
+        + ("sample" if _foem(method) else "token")
+        + (", before the descent" if method.descent_sweeps else ""),
         parameters=parameters(method, found, acted.counts()),
         patches=[
             *patches,
@@ -119,7 +130,23 @@ def _foem(method: GptqMethod) -> bool:
     return method.foem_alpha is not None
 
 
-def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str]) -> Any:
+def native_input_bytes(shapes: Mapping[str, Sequence[int]], expected: Sequence[str], num_tokens: int) -> int:
+    """What the inputs of a layer's modules weigh in BF16, for the layer that has most of them."""
+    widths: dict[str, dict[str, int]] = {}
+    for name in expected:
+        layer, module = ".".join(name.split(".", 4)[:4]), name.split(".", 4)[4]
+        block, _, leaf = module.rpartition(".")
+        last = leaf in ("o_proj", "out_proj", "down_proj")  # the others of a block share their input
+        widths.setdefault(layer, {})[module if last else block] = shapes[f"{name}.weight"][1]
+    return 2 * num_tokens * max(sum(each.values()) for each in widths.values())
+
+
+def native_inputs_on(num_bytes: int, free_bytes: int) -> str:
+    """FOEM's `device`: `auto`, the accelerator, where so many bytes leave enough of it free; else `cpu`."""
+    return "auto" if num_bytes <= free_bytes * NATIVE_INPUTS_SHARE else "cpu"
+
+
+def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str], native_inputs: str) -> Any:
     from gptqmodel.quantization import QuantizeConfig
     from gptqmodel.quantization.config import Fallback, FallbackStrategy, FOEMConfig
 
@@ -134,7 +161,9 @@ def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str]) -> Any
         true_sequential=method.true_sequential,
         damp_percent=method.damp_percent,
         mse=method.mse,
-        foem=FOEMConfig(alpha=method.foem_alpha, beta=method.foem_beta) if _foem(method) else None,
+        foem=FOEMConfig(alpha=method.foem_alpha, beta=method.foem_beta, device=native_inputs)
+        if _foem(method)
+        else None,
         fallback=Fallback(strategy=FallbackStrategy.RTN, threshold=threshold) if threshold else None,
         dynamic=_uncovered(expected),
         device=job.device,
@@ -218,6 +247,9 @@ def parameters(
     if foem:
         inert["act_group_aware"] = "FOEM never reads it (looper/gptq_processor.py, quantization/foem.py)"
         inert["fallback_rtn_threshold"] = "FOEM has no fallback (looper/gptq_processor.py)"
+        for name in ("foem_alpha", "foem_beta"):
+            if getattr(method, name) == 0:
+                inert[name] = "0: the term is off"
     else:
         inert["foem_alpha"] = inert["foem_beta"] = "not asked for"
         inert["fallback_rtn_threshold"] = "no module fell below it: every sample reached every module"
@@ -225,6 +257,8 @@ def parameters(
         inert["desc_act"] = inert["static_groups"] = "off"
     if not method.act_group_aware:
         inert["act_group_aware"] = "off"
+    if not acted.get("descent"):
+        inert["descent_sweeps"] = "changed no value in this run"
     if method.mse == 0:
         inert["mse"] = "0: scales by minimum and maximum"
     raised = sorted(

@@ -1,7 +1,7 @@
 """How documents become samples of the lengths that a recipe asks for: token ids in, token ids out.
 
-The three modes are those of `bot.recipe.Lengths`. A joined sample never shares a document with another, and
-what a cut leaves over is not used: samples are independent draws.
+The three modes are those of `bot.recipe_calibration.Lengths`. A joined sample never shares a document with
+another, and what a cut leaves over is not used: samples are independent draws.
 """
 
 from __future__ import annotations

@@ -373,6 +373,32 @@ def test_modelopt_turns_on_the_coverage_and_nothing_else(tmp_path: Path):
     assert made["algorithm"]["layerwise"]["checkpoint_dir"] == str(tmp_path / "layers")
 
 
+def test_native_inputs_are_counted_once_an_input_and_kept_where_they_fit():
+    """q, k and v read one tensor, o another; gate and up one, down another. The wider layer decides."""
+    attention = {f"self_attn.{each}_proj": [8, 64] for each in "qkv"} | {"self_attn.o_proj": [8, 48]}
+    mlp = {"mlp.gate_proj": [8, 64], "mlp.up_proj": [8, 64], "mlp.down_proj": [8, 160]}
+    linear = {
+        "linear_attn.in_proj_qkv": [8, 64],
+        "linear_attn.in_proj_z": [8, 64],
+        "linear_attn.out_proj": [8, 40],
+    }
+    layers = {0: linear | mlp, 1: attention | mlp}
+    shapes = {
+        f"{PREFIX}{at}.{name}.weight": shape for at, each in layers.items() for name, shape in each.items()
+    }
+    expected = [name.removesuffix(".weight") for name in shapes]
+    assert gptqmodel.native_input_bytes(shapes, expected, 10) == 2 * 10 * (64 + 48 + 64 + 160)
+    assert gptqmodel.native_inputs_on(100, 200) == "auto"
+    assert gptqmodel.native_inputs_on(100, 199) == gptqmodel.native_inputs_on(100, 0) == "cpu"
+
+
+def test_a_term_that_is_off_did_not_act():
+    method = recipes.load("house-g32").method
+    found = {each.parameter: each.acted for each in gptqmodel.parameters(method, [], {})}
+    assert not found["foem_beta"]
+    assert found["foem_alpha"]
+
+
 def nvfp4(**choices: Any) -> NvFp4Method:
     stated = recipes.load("nvfp4").method.model_dump(exclude_unset=True)
     return NvFp4Method.model_validate(stated | choices)

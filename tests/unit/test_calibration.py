@@ -18,7 +18,7 @@ from bot.backends import rows
 from bot.backends.lengths import cut, spread_lengths, subset_targets
 from bot.cache import git_sha1_of
 from bot.errors import InfrastructureError, InputError
-from bot.recipe import CalibrationSet, Lengths
+from bot.recipe_calibration import CalibrationSet, Lengths
 
 
 def lengths(mode: str, low: int, high: int) -> Lengths:

@@ -387,6 +387,21 @@ def test_the_faithful_recipes_are_what_they_were(name):
     assert pinned.digest() == FIRST[name]
 
 
+def test_descent_needs_the_path_that_has_it_and_is_no_part_of_a_recipe_without_it():
+    plain = (recipes.RECIPES_DIR / "gptq-w4a16-g128.yaml").read_text(encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        parse(plain.replace("  mse: 0.0", "  mse: 0.0\n  descent_sweeps: 3"))
+    (problem,) = caught.value.problems
+    assert problem["field"] == "method.descent_sweeps"
+    assert "foem_alpha 0" in problem["message"]
+    assert (
+        parse(FOEM.replace("  mse: 2.0", "  mse: 2.0\n  descent_sweeps: 0")).digest() == parse(FOEM).digest()
+    )
+    swept = parse(FOEM.replace("  mse: 2.0", "  mse: 2.0\n  descent_sweeps: 3"))
+    assert swept.digest() != parse(FOEM).digest()
+    assert "descent_sweeps" not in json.loads(parse(FOEM).canonical())["method"]
+
+
 NVFP4 = (recipes.RECIPES_DIR / "nvfp4.yaml").read_text(encoding="utf-8")
 
 

@@ -110,3 +110,39 @@ GPTAQ_CROSS_BLOCK = Patch(
 )
 
 PATCHES = {each.name: each for each in (FRESH_GROUP_SCALES, FOEM_CROSS_BLOCK, GPTAQ_CROSS_BLOCK)}
+
+
+def descent(sweeps: int) -> Patch:
+    """Coordinate descent behind the rounding: `bot.backends.descent`, with so many sweeps."""
+    return Patch(
+        name="descent",
+        package=PACKAGE,
+        version=VERSION,
+        what="codes and scales are improved one by one after GPTQ's single pass",
+        unit="modules",
+        edits=(
+            Edit(
+                target=FOEM,
+                old="            del self.dXXT\n",
+                new="            asymmetric = self.qcfg.foem.alpha * self.dXXT\n            del self.dXXT\n",
+            ),
+            Edit(
+                target=FOEM,
+                old="        del Hinv\n        if self.gptaq:\n            del P\n        del W_raw",
+                new=(
+                    "        from bot.backends.descent import descended\n"
+                    "        size = self.qcfg.group_size\n"
+                    "        columns = torch.arange(self.columns, device=W.device)\n"
+                    "        moved = self.qcfg.desc_act and self.qcfg.static_groups\n"
+                    "        before = Q\n"
+                    "        Q, better = descended(Q, W_raw, H, asymmetric if self.gptaq else None,\n"
+                    "            torch.cat(scale, dim=1), torch.cat(zero, dim=1),\n"
+                    "            (perm if moved else columns) // size, maxq=int(self.quantizer.maxq),\n"
+                    f"            damp=damp, sweeps={sweeps})\n"
+                    '        Q = _acted.instead("descent", before, Q)\n'
+                    "        scale = list(better.split(1, dim=1))\n"
+                    "        del Hinv\n        if self.gptaq:\n            del P\n        del W_raw"
+                ),
+            ),
+        ),
+    )
