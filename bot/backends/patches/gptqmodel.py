@@ -18,7 +18,12 @@ the two, or never run:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bot.backends.patches import Edit, Patch, Target
+
+if TYPE_CHECKING:
+    from bot.recipe_methods import GptqMethod
 
 PACKAGE, VERSION = "gptqmodel", "7.6.0"
 
@@ -110,3 +115,8 @@ GPTAQ_CROSS_BLOCK = Patch(
 )
 
 PATCHES = {each.name: each for each in (FRESH_GROUP_SCALES, FOEM_CROSS_BLOCK, GPTAQ_CROSS_BLOCK)}
+
+
+def asked(method: GptqMethod) -> list[Patch]:
+    """The patches that `method` asks for: what a run applies, and what evidence of it rests on."""
+    return [PATCHES[name] for name in method.patches]
