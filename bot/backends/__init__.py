@@ -4,8 +4,8 @@ This side is light: the bot imports it to know which environment a recipe needs.
 import torch and their tool, so only `bot.backends.worker` imports them, in the quantizer environment; there
 the bot is `bot.models`, `bot.recipe` and `bot.errors`, and nothing else.
 
-To add a backend: a module here that fulfils `Backend`, an entry in `BACKENDS`, a method model in
-`bot/recipe.py`.
+To add a backend: a module here that fulfils `Backend`, entries in `BACKENDS` and `PACKAGES`, a method
+model in `bot/recipe_methods.py`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "autoround": ("bot.backends.autoround", "quantize"),
     "modelopt": ("bot.backends.modelopt", "quantize"),
 }
+# Backend → the package that does its work, as requirement files name it.
+PACKAGES = {"gptqmodel": "gptqmodel", "autoround": "auto-round", "modelopt": "nvidia-modelopt"}
 
 
 def environment_name(backend: str, device: str) -> str:

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.backends import imports, observe
 from bot.backends.patches import applied, said
-from bot.backends.patches.gptqmodel import PATCHES, descent
+from bot.backends.patches.gptqmodel import PATCHES, asked
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import BackendError, InputError
@@ -90,9 +90,7 @@ def quantize(
     total = observe.num_layers(expected)
     _follow(model, report, total)
     samples = [sample for each in calibration for sample in each]
-    mends = [PATCHES[name] for name in method.patches]
-    if method.descent_sweeps:
-        mends.append(descent(method.descent_sweeps))
+    mends = asked(method)
     with applied(mends) as acted:
         log = model.quantize(samples, batch_size=1)
     quantized = time.monotonic()

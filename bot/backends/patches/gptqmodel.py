@@ -18,7 +18,12 @@ the two, or never run:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bot.backends.patches import Edit, Patch, Target
+
+if TYPE_CHECKING:
+    from bot.recipe_methods import GptqMethod
 
 PACKAGE, VERSION = "gptqmodel", "7.6.0"
 
@@ -146,3 +151,9 @@ def descent(sweeps: int) -> Patch:
             ),
         ),
     )
+
+
+def asked(method: GptqMethod) -> list[Patch]:
+    """The patches that `method` asks for: what a run applies, and what evidence of it rests on."""
+    swept = [descent(method.descent_sweeps)] if method.descent_sweeps else []
+    return [*(PATCHES[name] for name in method.patches), *swept]
