@@ -34,7 +34,7 @@ def add_parsers(command: Command) -> None:
         nargs="+",
         dest="variants",
         metavar=("LABEL=RECIPE", "KEY=VALUE"),
-        help="a recipe with values of its own, as in a1=gptq-foem-g32 method.foem_alpha=1.0 (repeatable)",
+        help="a recipe with values of its own, as in mse=gptq-w4a16-g128 method.mse=2.4 (repeatable)",
     )
     lab.add_argument(
         "--set",

@@ -122,7 +122,8 @@ def _cost_row(found: OnBase) -> Sequence[str]:
 
 def _cost(found: Measured) -> str:
     memory = max(found.quantize_peak_memory_bytes or 0, found.quantize_peak_gpu_memory_bytes or 0)
-    return f"{figures.seconds(found.quantize_wall_s or 0)}, {figures.gib(memory)}"
+    resumed = " (gone on with: the last process alone)" if found.resumed_layers else ""
+    return f"{figures.seconds(found.quantize_wall_s or 0)}, {figures.gib(memory)}{resumed}"
 
 
 def _conditions(found: HouseEvidence) -> Iterator[str]:

@@ -62,9 +62,10 @@ def _require_same(domain: str, mine: Arrays, other: Arrays) -> None:
     )
     if not same:
         raise InputError(
-            f"two variants were scored on other {domain} tokens, or beside another base",
-            why="their tokenizers differ, or a record was made elsewhere",
-            fix="remove the older record and run again",
+            f"two variants were scored on other {domain} tokens, or beside other scores of the base",
+            why="the base's own scores were removed between them, and are not the same to the last digit",
+            fix="remove `variants` below --out and `measured` below RELEASE_BOT_HOME: all is scored anew, "
+            "and what lies in `work` is not quantized again",
         )
 
 

@@ -3,9 +3,8 @@
 The models are read where NumPy is not, by cards and tables: it is imported where arrays are.
 
 A record is named by a key over everything that its figures depend on: the release's key (base, resolved
-recipe, epoch), how it is served, both environments, the machine's kind, and the texts and windows. A variant
-whose record is there is not run again. Beside it lie its per-token arrays, so that any two records can be
-compared later.
+recipe, epoch), the conditions (`bot.lab.conditions`), and the texts and windows. A variant whose record is
+there is not run again. Beside it lie its per-token arrays, so that any two records can be compared later.
 """
 
 from __future__ import annotations
@@ -78,7 +77,11 @@ class Figures(Model):
 
 
 class Measured(Model):
-    """`variants/<key>.json`: one variant. `failure` says why there are no figures."""
+    """`variants/<key>.json`: one variant. `failure` says why there are no figures.
+
+    Where `resumed_layers` is not 0, quantizing was broken off and gone on with: its time and memory are those
+    of the last process alone. Scoring's are None where every figure was found, and nothing was scored.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     key: str
@@ -96,6 +99,7 @@ class Measured(Model):
     quantize_wall_s: float | None
     quantize_peak_memory_bytes: int | None
     quantize_peak_gpu_memory_bytes: int | None
+    resumed_layers: int = 0
     score_wall_s: float | None
     score_peak_memory_bytes: int | None
     figures: list[Figures]
@@ -169,7 +173,7 @@ def weights_digest(files: Iterable[BaseFile]) -> str:
 
 
 def key_of(release_key: str, conditions: list[str], texts: list[Text]) -> str:
-    """16 hex digits over what a record's figures depend on; `conditions`: environments, machine, serving."""
+    """16 hex digits over what a record's figures depend on."""
     content = [release_key, conditions, [each.model_dump(mode="json") for each in texts]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

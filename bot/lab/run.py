@@ -1,9 +1,12 @@
 """Quantize what is not quantized, score what is not scored, compare all.
 
 Each variant is a release's folder below `OUT/work`, made by the same stages up to the audit, and never
-uploaded. The base is scored once for each text. A variant that fails (its audit, or it does not load) is told
-with the reason, the others go on, and the next run tries it again. All texts of a checkpoint are scored in
-one start of the engine.
+uploaded. All texts of a checkpoint are scored in one start of the engine.
+
+The base and the texts are resolved once, and every variant is made ready before the first is quantized: what
+cannot work is refused then, and a base that cannot be scored ends the run before anything is quantized. A
+variant that fails later (its audit, too few calibration samples, it does not load) is told with the reason,
+the others go on, and the next run tries it again. A passing fault of the machine ends the run.
 """
 
 from __future__ import annotations
@@ -14,23 +17,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bot import examinations, job, log, pipeline
+from bot import examinations, job, log, naming, pipeline
 from bot.checkpoint.documents import read_object
 from bot.checkpoint.source import HubSource
 from bot.config import Config
 from bot.edges import environment
 from bot.edges.device import device
-from bot.edges.environment import Environment
 from bot.edges.hub import Hub
-from bot.errors import AuditFailed, BackendError, NotServable
+from bot.errors import AuditFailed, BackendError, InputError, NotServable, RecipeError
 from bot.evidence import AuditEvidence
 from bot.job import Job
-from bot.lab import compare, domains, tables
+from bot.lab import compare, conditions, domains, tables, variants
+from bot.lab.conditions import Conditions
 from bot.lab.domains import Split
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, facts_of, key_of
+from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, facts_of
 from bot.lab.variants import Asked
 from bot.measurements import Divergence
 from bot.models import QuantizeEvidence, write_atomically, write_json
+from bot.recipe import Recipe
 from bot.recipe_evaluation import Evaluation
 from bot.serving import engine as engines
 from bot.serving import scoring, subject
@@ -38,20 +42,23 @@ from bot.serving.engine import Engine
 from bot.serving.examination import Examination
 
 KEPT = ("kld", "nll", "base_nll", "agree", "window")
+FAILURES = (AuditFailed, BackendError, InputError, NotServable, RecipeError)  # of a variant, not of the run
 TOOLS = ("auto-round", "gptqmodel", "nvidia-modelopt", "torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What all variants share."""
+    """What all variants share; `plans` are the texts by domain, with their windows."""
 
-    hub: Hub
-    config: Config
     engine: Engine
-    tools: Environment
-    out: Path
-    split: Split
     records: Records
+    conditions: Conditions
+    plans: dict[str, Evaluation]
+
+    @property
+    def texts(self) -> list[Text]:
+        """What is scored."""
+        return [_text(name, plan) for name, plan in self.plans.items()]
 
 
 def run(
@@ -59,65 +66,63 @@ def run(
 ) -> LabEvidence:
     """Measure every variant that has no record yet, and write evidence, table and plot below `out`.
 
-    Raises what a base or a recipe that cannot be used raises, and EngineError or InfrastructureError; what
-    was measured until then is kept.
+    Raises UsageError for variants of other windows, what a base or a recipe that cannot be used raises, and
+    EngineError or InfrastructureError; what was measured until then is kept.
     """
-    from bot import plots
-
-    bench = Bench(
-        hub=hub,
-        config=config,
-        engine=engines.ready(config.home),
-        tools=environment.ensure(f"quantize-{device()}", config.home),
-        out=out,
-        split=split,
-        records=Records(out),
-    )
+    code = conditions.code_digest()
     recipes = [each.recipe() for each in asked]
-    labelled, texts, made = [], [], None
-    for number, (each, recipe) in enumerate(zip(asked, recipes, strict=True), 1):
+    variants.require_same_windows(asked, recipes)
+    plans = texts(split, recipes[0].evaluation, hub)
+    jobs = prepared(base_text, asked, recipes, hub, config, conditions.work_folder(out, code))
+    engine, tools = engines.ready(config.home), environment.ensure(f"quantize-{device()}", config.home)
+    held = Conditions(backends=code, tools=tools.digest, scoring=conditions.scoring(engine))
+    bench = Bench(engine=engine, records=Records(out), conditions=held, plans=plans)
+    labelled = []
+    for number, (each, made) in enumerate(zip(asked, jobs, strict=True), 1):
         log.info(f"\nVariant {number} of {len(asked)}: {each.label}")
-        made = job.prepare(base_text, recipe, each.overrides, hub, config, out / "work")
-        texts = [_text(name, plan) for name, plan in _plans(bench, made).items()]
-        labelled.append((each.label, _measured(bench, made, each, texts)))
-    assert made is not None
-    arrays = {
-        m.key: {f.domain: bench.records.arrays(m.key, f.domain) for f in m.figures} for _, m in labelled
-    }
+        labelled.append((each.label, measured(bench, made, each)))
     evidence = LabEvidence(
-        base=made.release.base,
-        base_facts=facts_of(made.base, _config(made)),
+        base=jobs[0].release.base,
+        base_facts=facts_of(jobs[0].base, _config(jobs[0])),
         split=split,
-        texts=texts,
-        engine=f"{bench.engine.facts.package} {bench.engine.facts.version}",
-        engine_environment_digest=bench.engine.facts.environment_digest,
-        quantizer_environment_digest=bench.tools.digest,
-        quantizer_versions={name: v for name, v in bench.tools.versions.items() if name in TOOLS},
-        hardware=bench.engine.facts.hardware,
+        texts=bench.texts,
+        engine=f"{engine.facts.package} {engine.facts.version}",
+        engine_environment_digest=engine.facts.environment_digest,
+        quantizer_environment_digest=tools.digest,
+        quantizer_versions={name: v for name, v in tools.versions.items() if name in TOOLS},
+        hardware=engine.facts.hardware,
         reference=asked[0].label,
         num_variants=len(asked),
         making_digests={a.label: r.making_digest() for a, r in zip(asked, recipes, strict=True)},
-        variants=compare.variants(labelled, arrays),
+        variants=compare.variants(labelled, _arrays(bench.records, labelled)),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    stem = f"lab-{split}"
-    write_json(out / f"{stem}.json", evidence)
-    write_atomically(out / f"{stem}.md", f"```\n{tables.text(evidence)}\n```\n".encode())
-    if points := tables.points(evidence):
-        plots.draw_points(points, out, stem, full=tables.is_full(evidence))
+    _write(evidence, out)
     return evidence
+
+
+def texts(split: Split, plan: Evaluation, hub: Hub) -> dict[str, Evaluation]:
+    """Each domain's text at its commit, with the windows of `plan`. Raises InputError."""
+    return {each.name: domains.evaluation(each, split, plan, hub) for each in domains.DOMAINS}
+
+
+def prepared(
+    base_text: str, asked: Sequence[Asked], recipes: Sequence[Recipe], hub: Hub, config: Config, work: Path
+) -> list[Job]:
+    """Every variant's release, all of the commit that the base is at now. Raises as `job.prepare`."""
+    state = hub.state(*naming.parse_base(base_text))
+    pinned = f"{state.repo_id}@{state.revision}"
+    made = []
+    for each, recipe in zip(asked, recipes, strict=True):
+        log.info(f"\n{each.label}")
+        made.append(job.prepare(pinned, recipe, each.overrides, hub, config, work))
+    return made
 
 
 def _config(made: Job) -> dict[str, Any]:
     base = made.release.base
     found: dict[str, Any] = read_object(HubSource(base.repo_id, base.revision), "config.json")
     return found
-
-
-def _plans(bench: Bench, made: Job) -> dict[str, Evaluation]:
-    """Each domain's text with the recipe's windows."""
-    plan = made.recipe.evaluation
-    return {each.name: domains.evaluation(each, bench.split, plan, bench.hub) for each in domains.DOMAINS}
 
 
 def _text(domain: str, plan: Evaluation) -> Text:
@@ -133,28 +138,49 @@ def _text(domain: str, plan: Evaluation) -> Text:
     )
 
 
-def _measured(bench: Bench, made: Job, asked: Asked, texts: list[Text]) -> Measured:
-    """The variant's record: found, or made now."""
-    facts = bench.engine.facts
-    limits = made.recipe.thresholds  # an audit that failed by them is no finding about another's
-    held_to = [
-        made.recipe.serve.model_dump_json(),
-        str(limits.max_relative_error),
-        str(limits.min_row_cosine),
-    ]
-    machine = [facts.environment_digest, bench.tools.digest, facts.hardware.model_dump_json()]
-    key = key_of(made.release.key, [*machine, *held_to], texts)
+def _arrays(records: Records, labelled: Sequence[tuple[str, Measured]]) -> dict[str, dict[str, Arrays]]:
+    return {m.key: {f.domain: records.arrays(m.key, f.domain) for f in m.figures} for _, m in labelled}
+
+
+def _write(evidence: LabEvidence, out: Path) -> None:
+    from bot import plots
+
+    stem = f"lab-{evidence.split}"
+    write_json(out / f"{stem}.json", evidence)
+    write_atomically(out / f"{stem}.md", f"```\n{tables.text(evidence)}\n```\n".encode())
+    if points := tables.points(evidence):
+        plots.draw_points(points, out, stem, full=tables.is_full(evidence))
+
+
+# ── one variant ────────────────────────────────────────────────────────────────────────────
+
+
+def measured(bench: Bench, made: Job, asked: Asked) -> Measured:
+    """The variant's record: found, or made now; with the reason where it failed."""
+    key = bench.conditions.key(made.release.key, made.recipe, bench.texts)
     if found := bench.records.read(key):
         log.info(f"  measured already ({key})")
         return found
     blank = _blank(key, made, asked)
+    bases = _bases(bench, made)
     try:
         pipeline.run(made, until="audit")
-        found, arrays = _scored(bench, made, _built(blank, made))
-    except (AuditFailed, BackendError, NotServable) as e:
+        found, arrays = _scored(made, bases, _built(blank, made))
+    except FAILURES as e:
         log.warning(str(e))
         return blank.model_copy(update={"failure": e.what})
     bench.records.keep(found, arrays)
+    return found
+
+
+def _bases(bench: Bench, made: Job) -> dict[str, Examination]:
+    """The base over each text, scored. What it raises is no finding about the variant, and ends the run."""
+    found = {}
+    for name, plan in bench.plans.items():
+        over = replace(made, recipe=made.recipe.model_copy(update={"evaluation": plan}))
+        found[name] = examinations.of_base(over, bench.engine)
+    with log.step("Scoring the base"):
+        scoring.diverge(list(found.values()))
     return found
 
 
@@ -196,34 +222,28 @@ def _built(blank: Measured, made: Job) -> Measured:
             "quantize_wall_s": quantized.wall_s,
             "quantize_peak_memory_bytes": quantized.result.peak_memory_bytes,
             "quantize_peak_gpu_memory_bytes": quantized.result.peak_gpu_memory_bytes,
+            "resumed_layers": quantized.result.resumed_layers,
         }
     )
 
 
-def _scored(bench: Bench, made: Job, built: Measured) -> tuple[Measured, dict[str, Arrays]]:
+def _scored(made: Job, bases: dict[str, Examination], built: Measured) -> tuple[Measured, dict[str, Arrays]]:
     """With its divergence from the base, one start of the engine for all texts."""
-    bases, ours = {}, {}
     variant = subject.of_folder(
         made.workspace.checkpoint,
-        bench.engine.facts,
+        next(iter(bases.values())).engine.facts,
         role="release",
         name=made.release.target_repo,
         revision=None,
         serve=made.recipe.serve,
     )
-    for name, plan in _plans(bench, made).items():
-        over = replace(made, recipe=made.recipe.model_copy(update={"evaluation": plan}))
-        bases[name] = examinations.of_base(over, bench.engine)
-        ours[name] = replace(
-            bases[name], subject=variant, reference=bases[name], logs=made.workspace.logs / "lab"
-        )
-    with log.step("Scoring the base"):
-        scoring.diverge(list(bases.values()))
+    logs = made.workspace.logs / "lab"
+    ours = {name: replace(x, subject=variant, reference=x, logs=logs) for name, x in bases.items()}
     with log.step("Scoring"):
         cost = scoring.diverge(list(ours.values()))
     arrays = {name: _kept(scoring.divergence_arrays(x)) for name, x in ours.items()}
     figures = [_figures(name, x, arrays[name]) for name, x in ours.items()]
-    costs = {"score_wall_s": cost.wall_s, "score_peak_memory_bytes": cost.peak_memory_bytes}
+    costs = {"score_wall_s": cost.wall_s, "score_peak_memory_bytes": cost.peak_memory_bytes} if cost else {}
     return built.model_copy(update={"figures": figures, **costs}), arrays
 
 

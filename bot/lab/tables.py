@@ -33,18 +33,34 @@ DOMAIN_COLUMNS = (
     "top-1",
     "PPL",
 )
+BOUNDED = {"KLD": "KLD ≥", "p99": "p99 ≥"}
+BOUNDS = (
+    "KLD ≥: lower bounds, since the vocabulary is too large to keep whole. What is told of a change, and the "
+    "frontier, is of these."
+)
+RESUMED = (
+    "r: quantizing was broken off and gone on with. Seconds and memory are those of the last process alone."
+)
 
 
 def text(evidence: LabEvidence) -> str:
-    """Both tables for a terminal or, fenced, for a file."""
+    """Both tables for a terminal or, fenced, for a file, and what must be known to read them."""
     title = (
         f"{evidence.base.repo_id}@{evidence.base.revision[:8]}, split {evidence.split}: "
         f"{evidence.num_variants} variants beside {evidence.reference}"
     )
-    first = log.table(COLUMNS, [_row(each) for each in evidence.variants], title=title)
+    full = is_full(evidence)
+    first = log.table(_named(COLUMNS, full=full), [_row(each) for each in evidence.variants], title=title)
     rows = [row for each in evidence.variants for row in _domain_rows(each)]
-    failed = [f"{v.label}: {v.measured.failure}" for v in evidence.variants if v.measured.failure]
-    return "\n".join([first, "", log.table(DOMAIN_COLUMNS, rows), *([""] if failed else []), *failed])
+    second = log.table(_named(DOMAIN_COLUMNS, full=full), rows)
+    notes = [f"{v.label}: {v.measured.failure}" for v in evidence.variants if v.measured.failure]
+    notes += [] if full else [BOUNDS]
+    notes += [RESUMED] if any(each.measured.resumed_layers for each in evidence.variants) else []
+    return "\n".join([first, "", second, *([""] if notes else []), *notes])
+
+
+def _named(columns: Sequence[str], *, full: bool) -> list[str]:
+    return [each if full else BOUNDED.get(each, each) for each in columns]
 
 
 def points(evidence: LabEvidence) -> list[Point]:
@@ -96,7 +112,7 @@ def _row(variant: Variant) -> Sequence[str]:
         _percent(against.change_interval) if against else "",
         f"{agreement:.3f}",
         ratios,
-        _number(m.quantize_wall_s, 1),
+        _number(m.quantize_wall_s, 1) + (" r" if m.resumed_layers else ""),
         f"{peak / GIB:.2f}",
     ]
 

@@ -1,7 +1,7 @@
 """What the lab is asked to compare: recipes as they stand, and variations of one, each under a label.
 
-    --recipe gptq-foem-g32
-    --variant alpha1=gptq-foem-g32 method.foem_alpha=1.0 'method.patches=[fresh-group-scales]'
+    --recipe house-g32
+    --variant plain=house-g32 method.mse=0.0 'method.patches=[]'
 
 A variation is a word of its own and then KEY=VALUE as `--set` takes them, each an argument, so that a value
 may hold commas and spaces. `--set` is for all of them. The first one is the reference of the comparison.
@@ -47,13 +47,26 @@ def parse(texts: Sequence[Sequence[str]], common: dict[str, str]) -> list[Asked]
     return found
 
 
+def require_same_windows(asked: Sequence[Asked], recipes: Sequence[Recipe]) -> None:
+    """Raises UsageError for a variant that would be scored over other windows than the first."""
+    for each, recipe in zip(asked, recipes, strict=True):
+        for name in ("window_tokens", "divergence_tokens"):
+            own, first = getattr(recipe.evaluation, name), getattr(recipes[0].evaluation, name)
+            if own != first:
+                raise UsageError(
+                    f"{each.label} has evaluation.{name} {own:,}, and {asked[0].label} has {first:,}",
+                    why="variants are compared token by token, over the windows of the first",
+                    fix=f"set evaluation.{name} by --set alone, which is for all of them",
+                )
+
+
 def _one(texts: Sequence[str], common: dict[str, str]) -> Asked:
     label, equals, recipe_name = texts[0].partition("=")
     pairs = [text.partition("=") for text in texts[1:]]
     if not LABEL.fullmatch(label) or (equals and not recipe_name) or (pairs and not equals):
         raise UsageError(
             f"--variant {texts[0]!r} is not LABEL=RECIPE",
-            fix="for example --variant alpha1=gptq-foem-g32 method.foem_alpha=1.0",
+            fix="for example --variant mse=gptq-w4a16-g128 method.mse=2.4",
         )
     if bad := [text for text, (key, sign, _) in zip(texts[1:], pairs, strict=True) if not sign or not key]:
         raise UsageError(f"{bad[0]!r} of {label} is not KEY=VALUE", fix="for example method.mse=2.4")

@@ -88,6 +88,14 @@ def made_by(name: str) -> str:
     return digest.hexdigest()
 
 
+def conditions(engine: Engine) -> list[str]:
+    """What every part depends on besides the checkpoint: environment, driver, machine, variables, code."""
+    facts = engine.facts
+    variables = [f"{each.name}={each.value}" for each in platform_items(engine)]
+    machine = [facts.environment_digest, str(facts.driver), facts.hardware.model_dump_json()]
+    return [*machine, *variables, made_by("engine")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Examination:
     """One checkpoint, the engine, and what is to be found out; `reference` is the base's examination.
@@ -106,12 +114,10 @@ class Examination:
     @property
     def parts(self) -> Parts:
         """Where its parts lie: those of a base are shared by all its releases on this host."""
-        facts, fingerprint = self.engine.facts, self.subject.facts.fingerprint
-        variables = [f"{each.name}={each.value}" for each in platform_items(self.engine)]
-        machine = [facts.environment_digest, str(facts.driver), facts.hardware.model_dump_json()]
+        fingerprint = self.subject.facts.fingerprint
         return Parts(
             folder=self.home / "measured" / fingerprint[:16],
-            common="\n".join([fingerprint, *machine, *variables, made_by("engine")]),
+            common="\n".join([fingerprint, *conditions(self.engine)]),
         )
 
     @property

@@ -78,20 +78,21 @@ def score(x: Examination) -> Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Sets:
-    """What one start over several sets cost; nothing when nothing was missing."""
+    """What one start over several sets cost."""
 
     peak_memory_bytes: int
     wall_s: float
 
 
-def diverge(xs: Sequence[Examination]) -> Sets:
+def diverge(xs: Sequence[Examination]) -> Sets | None:
     """Divergence of one checkpoint over several sets, or the base's stores: what is missing, in one start.
 
-    `xs` are the same checkpoint in the same engine, each with an evaluation of its own. Raises as `score`.
+    `xs` are the same checkpoint in the same engine, each with an evaluation of its own. None when nothing was
+    missing. Raises as `score`.
     """
     missing = [x for x in xs if (x.read("divergence") is None if x.reference else not has_store(x))]
     if not missing:
-        return Sets(peak_memory_bytes=0, wall_s=0.0)
+        return None
     started = time.monotonic()
     jobs = [_job(x, perplexity=False, name=f"score-result-{i}.json") for i, x in enumerate(missing)]
     for job in jobs:

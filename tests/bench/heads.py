@@ -35,10 +35,11 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from bot import byhand, config, localhub
+from bot.commands import _pairs
 from bot.config import Config
 from bot.demo import rehearsal
 from bot.edges import hub as hubs
-from bot.errors import InputError, NotServable
+from bot.errors import InputError, NotServable, ReleaseBotError
 from bot.figures import gib, percent
 from bot.measurements import Acceptance, Drafts, EngineFacts, Interval, Soak, SubjectFacts
 from bot.models import Model
@@ -252,20 +253,33 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--online", action="store_true", help="the recipe's evaluation, from the Hub")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the evidence there, as JSON")
     told = parser.parse_args(argv)
-    settings = config.load()
-    sizes = ({} if told.online else SIZES) | dict(each.split("=", 1) for each in told.set)
-    found = []
+    try:
+        print(markdown(_run(told, config.load())))
+    except ReleaseBotError as e:
+        print(e, file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+def _run(told: argparse.Namespace, settings: Config) -> HeadsEvidence:
+    """Compare the heads of every release; what is measured is written as it comes."""
+    sizes = ({} if told.online else SIZES) | _pairs(told.set)
+    found: list[ReleaseHeads] = []
+    checkpoints = [_checkpoint(each) for each in told.release]
     with _hub(settings, online=told.online) as hub:
-        for folder in told.release:
-            at = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
-            if not at.is_dir():
-                raise InputError("there is no such folder", where=str(at), fix="name a checkpoint's folder")
+        for at in checkpoints:
             asked = byhand.ask(str(at), told.recipe, sizes, hub, settings)
             found.append(compared(asked, at, told.base, sizes))
             if told.out:
                 told.out.write_text(HeadsEvidence(releases=found).model_dump_json() + "\n", encoding="utf-8")
-    print(markdown(HeadsEvidence(releases=found)))
-    return 0
+    return HeadsEvidence(releases=found)
+
+
+def _checkpoint(folder: Path) -> Path:
+    at = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    if not at.is_dir():
+        raise InputError("there is no such folder", where=str(at), fix="name a checkpoint's folder")
+    return at
 
 
 if __name__ == "__main__":

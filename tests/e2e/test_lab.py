@@ -28,10 +28,14 @@ Lab = Callable[..., tuple[LabEvidence, str]]
 
 
 @pytest.fixture(scope="module")
-def lab(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab") / "out"
+
+
+@pytest.fixture(scope="module")
+def lab(home: Path, out: Path) -> Iterator[Lab]:
     """`lab(variants…, split=)`: run the command; its evidence and what it said."""
-    folder = tmp_path_factory.mktemp("lab")
-    with localhub.running(folder / "hub") as hub:
+    with localhub.running(out.parent / "hub") as hub:
         from bot.edges.hub import Hub
 
         with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +44,7 @@ def lab(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             rehearsal.seed(Hub(embedded=True))
 
         def run(*variants: list[str], split: str = "choose") -> tuple[LabEvidence, str]:
-            argv = ["lab", rehearsal.BASE, "--json", "--split", split, "--out", str(folder / "out")]
+            argv = ["lab", rehearsal.BASE, "--json", "--split", split, "--out", str(out)]
             argv += [text for key, value in SMALL.items() for text in ("--set", f"{key}={value}")]
             argv += [text for variant in variants for text in ("--variant", *variant)]
             done = bot(home, *argv, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token)
@@ -48,11 +52,9 @@ def lab(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             found = LabEvidence.model_validate(json.loads(done.stdout))
             assert (
                 found.model_dump_json()
-                == LabEvidence.model_validate_json(
-                    (folder / "out" / f"lab-{split}.json").read_bytes()
-                ).model_dump_json()
+                == LabEvidence.model_validate_json((out / f"lab-{split}.json").read_bytes()).model_dump_json()
             )
-            assert (folder / "out" / f"lab-{split}-dark.svg").stat().st_size > 1000
+            assert (out / f"lab-{split}-dark.svg").stat().st_size > 1000
             return found, done.stderr
 
         yield run
@@ -91,6 +93,16 @@ def test_what_was_measured_is_not_run_again_and_one_that_fails_stops_none(lab: L
     assert said.count("measured already") == 2
     assert "checks failed" in (again.variants[2].measured.failure or "")
     assert again.variants[2].kld is None
+
+
+def test_a_record_that_is_lost_is_made_again_from_what_was_scored(lab: Lab, compared: LabEvidence, out: Path):
+    """Nothing is scored then, and no time or memory of scoring is told."""
+    before = compared.variants[1].measured
+    (out / "variants" / f"{before.key}.json").unlink()
+    again = lab(SEED, FRESH)[0].variants[1].measured
+    assert (again.score_wall_s, again.score_peak_memory_bytes) == (None, None)
+    assert again == before.model_copy(update={"score_wall_s": None, "score_peak_memory_bytes": None})
+    assert before.score_wall_s
 
 
 def test_another_split_quantizes_nothing_again(lab: Lab, compared: LabEvidence):

@@ -8,6 +8,7 @@ from pathlib import Path
 import measured as m
 import pytest
 
+from bot.errors import InputError, UsageError
 from tests.bench import heads
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -87,3 +88,13 @@ def test_a_row_for_the_base_and_one_for_each_head() -> None:
 def test_the_document_shows_the_table_of_its_evidence(name: str) -> None:
     evidence = heads.HeadsEvidence.model_validate_json((DOCS / f"{name}.json").read_bytes())
     assert heads.markdown(evidence) in (DOCS / "drafting.md").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_is_a_message_and_an_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELEASE_BOT_HOME", str(tmp_path / "home"))
+    assert heads.main([str(tmp_path), "--set", "foo"]) == UsageError.exit_code
+    assert "'foo' is not KEY=VALUE" in capsys.readouterr().err
+    assert heads.main([str(tmp_path / "none")]) == InputError.exit_code
+    assert "there is no such folder" in capsys.readouterr().err

@@ -436,6 +436,12 @@ def test_the_page_says_every_figure_that_is_claimed():
     assert page.NONE in page.page([])
 
 
+def test_the_page_marks_a_time_that_is_the_last_process_s_alone():
+    mark = "gone on with: the last process alone"
+    assert mark not in page.page([FOUND])
+    assert page.page([with_base(house__resumed_layers=2)]).count(mark) == 1
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where evidence is looked for, empty."""

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import measured as m
 import numpy as np
 import pytest
 from housed import facts
 
-from bot.errors import InputError, RecipeError, UsageError
-from bot.lab import compare, domains, tables, variants
+from bot import house, localhub
+from bot import recipe as recipes
+from bot.cli import _parser
+from bot.commands import _pairs
+from bot.config import Config
+from bot.demo import rehearsal
+from bot.edges.environment import Environment
+from bot.edges.hub import Hub, RepoState
+from bot.errors import (
+    AuditFailed,
+    BackendError,
+    EngineError,
+    InfrastructureError,
+    InputError,
+    NotServable,
+    RecipeError,
+    ReleaseBotError,
+    UsageError,
+)
+from bot.job import Job
+from bot.lab import compare, conditions, domains, run, tables, variants
+from bot.lab.conditions import Conditions
 from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, Variant, key_of
 from bot.measurements import Interval
 from bot.models import Base, Hardware
+from bot.serving.engine import Engine
+from bot.serving.examination import made_by
+from tests.bench import lab as command
 
+ROOT = Path(__file__).resolve().parents[2]
 WINDOWS, TOKENS = 40, 32
 
 
@@ -95,9 +126,31 @@ def test_a_recipe_that_is_none_is_refused_when_it_is_read():
         asked.recipe()
 
 
-def test_no_text_is_at_both_splits_and_none_is_calibrated_on():
-    from bot import recipe as recipes
+@pytest.mark.parametrize("field", ["window_tokens", "divergence_tokens"])
+def test_a_variant_of_other_windows_is_refused_by_its_label(field: str):
+    smaller = {"evaluation.stride_tokens": "512", f"evaluation.{field}": "512"}
+    asked = variants.parse([["a=nvfp4"], ["b=house-g32"]], {})
+    odd = replace(asked[1], label="odd", overrides=smaller)
+    variants.require_same_windows(asked, [each.recipe() for each in asked])
+    with pytest.raises(UsageError, match=rf"odd has evaluation.{field} 512, and a has [\d,]+\n") as caught:
+        variants.require_same_windows([*asked, odd], [each.recipe() for each in (*asked, odd)])
+    assert "--set" in caught.value.fix
 
+
+@pytest.mark.parametrize("path", ["README.md", "docs/lab.md"])
+def test_the_examples_can_be_run_as_they_stand(path: str):
+    """Their recipes hold with what is set, and are pinned: the real Hub refuses others."""
+    text = (ROOT / path).read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = re.findall(r"(?m)release-bot (lab Qwen/.+)$", text)
+    told = _parser().parse_args(shlex.split(line, comments=True))
+    asked = variants.parse(told.variants, _pairs(told.overrides))
+    found = [each.recipe() for each in asked]
+    assert len(found) == 2
+    assert not any(each.unpinned() for each in found)
+    variants.require_same_windows(asked, found)
+
+
+def test_no_text_is_at_both_splits_and_none_is_calibrated_on():
     calibrated = {
         (each.dataset, each.split) for name in recipes.names() for each in recipes.load(name).calibration.sets
     }
@@ -153,8 +206,9 @@ def test_all_weighs_domains_alike_however_long():
 def test_other_tokens_or_another_base_are_not_compared(name: str):
     other = by_domain(0.1)
     other["code"][name] = other["code"][name] + 1
-    with pytest.raises(InputError, match="other code tokens, or beside another base"):
+    with pytest.raises(InputError, match="other code tokens, or beside other scores of the base") as caught:
         compare.paired(by_domain(0.1), other)
+    assert "`measured` below RELEASE_BOT_HOME" in caught.value.fix
 
 
 def test_the_frontier_is_what_nothing_else_beats():
@@ -180,6 +234,171 @@ def test_where_the_reference_failed_there_is_nothing_to_compare_with():
     made = compare.variants(labelled, {"a": {}, "b": by_domain(0.1)})
     assert made[1].kld is not None
     assert made[1].against_reference == []
+
+
+# ── what is run ────────────────────────────────────────────────────────────────────────────
+
+
+class Asked(Hub):
+    """The embedded Hub, with what is asked of it that names no commit."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        super().__init__(embedded=True, endpoint=endpoint, token=token)
+        self.heads: list[str] = []
+        self.states: list[str] = []
+
+    def head(self, repo_id: str, revision: str = "main", **more: object) -> str:
+        self.heads += [repo_id] if revision == "main" else []
+        return super().head(repo_id, revision, **more)  # type: ignore[arg-type]
+
+    def state(self, repo_id: str, revision: str | None = None, **more: object) -> RepoState:
+        self.states += [repo_id] if revision is None else []
+        return super().state(repo_id, revision, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    with localhub.running(tmp_path_factory.mktemp("hub")) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", server.url)
+        patch.setenv("HF_TOKEN", server.token)
+        found = Asked(server.url, server.token)
+        rehearsal.seed(found)
+        yield found
+
+
+def prepare(hub: Hub, out: Path, *texts: list[str], code: str = "0" * 64) -> list[Job]:
+    asked = variants.parse(texts, {})
+    work = conditions.work_folder(out, code)
+    return run.prepared(
+        rehearsal.BASE, asked, [each.recipe() for each in asked], hub, Config(home=out / "home"), work
+    )
+
+
+def test_the_base_is_resolved_once_for_all_variants(hub: Asked, tmp_path: Path):
+    hub.states.clear()
+    made = prepare(hub, tmp_path, ["house-g32"], ["plain=house-g32", "method.mse=0.0"], ["gptq-w4a16-g128"])
+    assert hub.states == [rehearsal.BASE]
+    assert len({each.release.base.revision for each in made}) == 1
+    assert len({each.workspace.root for each in made}) == 3
+
+
+def test_the_texts_are_resolved_once_for_all_variants(hub: Asked):
+    hub.heads.clear()
+    found = run.texts("choose", recipes.load("house-g32").evaluation, hub)
+    assert sorted(hub.heads) == sorted(each.dataset for each in domains.DOMAINS)
+    assert {name: each.split for name, each in found.items()} == {
+        each.name: each.splits["choose"] for each in domains.DOMAINS
+    }
+
+
+def test_a_variant_that_cannot_be_is_refused_before_any_is_made(hub: Asked, tmp_path: Path):
+    with pytest.raises(RecipeError, match="the recipe is not for this base"):
+        prepare(hub, tmp_path, ["house-g32"], ["b=house-g128", "applies_to.max_parameters=1"])
+    assert not list(tmp_path.rglob("quantized"))
+
+
+def test_other_code_of_the_backends_is_another_record_and_another_folder(hub: Asked, tmp_path: Path):
+    folder = tmp_path / "backends"
+    shutil.copytree(conditions.BACKENDS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = conditions.code_digest(folder)
+    assert before == conditions.code_digest()
+    patch = folder / "patches" / "gptqmodel.py"
+    patch.write_text(patch.read_text(encoding="utf-8") + "\n# mended\n", encoding="utf-8")
+    after = conditions.code_digest(folder)
+    assert after != before
+    (old,) = prepare(hub, tmp_path, ["house-g32"], code=before)
+    (new,) = prepare(hub, tmp_path, ["house-g32"], code=after)
+    assert old.release == new.release  # a release's key stays: an upgrade quantizes no release again
+    assert old.workspace.root != new.workspace.root
+    assert key(old, backends=before) != key(new, backends=after)
+
+
+def key(made: Job, *, serve: dict[str, object] | None = None, **changes: object) -> str:
+    recipe = made.recipe.model_copy(update={"serve": made.recipe.serve.model_copy(update=serve or {})})
+    given: dict[str, object] = {"backends": "b", "tools": "t", "scoring": ["s"]}
+    return Conditions(**given | changes).key(made.release.key, recipe, [text_of()])  # type: ignore[arg-type]
+
+
+def test_a_record_s_key_follows_code_tools_engine_and_serving(hub: Asked, tmp_path: Path):
+    (made,) = prepare(hub, tmp_path, ["house-g32"])
+    keys = [
+        key(made),
+        key(made, backends="c"),
+        key(made, tools="u"),
+        key(made, scoring=["other"]),
+        key(made, serve={"kv_cache_dtype": "fp8"}),
+    ]
+    assert len(set(keys)) == 5
+    assert key(made) == keys[0]
+
+
+def engine(tmp_path: Path, **changes: object) -> Engine:
+    environment = Environment(
+        name="vllm-cuda", python=tmp_path / "bin" / "python", digest="0" * 64, versions={}
+    )
+    return Engine(environment=environment, facts=m.engine("cuda", **changes), home=tmp_path)
+
+
+def test_what_scores_is_told_with_its_code_driver_and_variables(tmp_path: Path):
+    found = conditions.scoring(engine(tmp_path))
+    assert {made_by("engine"), made_by("divergence")} < set(found)
+    assert any(each.startswith("PYTHON") or "=" in each for each in found)
+    assert found != conditions.scoring(engine(tmp_path, driver="1.2.3"))
+    assert found != conditions.scoring(engine(tmp_path, environment_digest="e" * 64))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuditFailed("2 checks failed"),
+        BackendError("a NaN loss"),
+        InputError("too few rows"),
+        NotServable("garbage", "no numbers", log_tail=[]),
+        RecipeError("no such group size"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_fails_one_variant_is_shown_and_stops_no_other(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError
+):
+    found = failing(hub, tmp_path, monkeypatch, error)
+    assert found.failure == error.what
+    assert found.figures == []
+    assert not list(tmp_path.glob("variants/*"))  # the next run tries it again
+
+
+@pytest.mark.parametrize(
+    "error", [InfrastructureError("no disk"), EngineError("hung", "the engine hung")], ids=["disk", "engine"]
+)
+def test_a_fault_of_the_machine_ends_the_run(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError
+):
+    with pytest.raises(type(error), match=error.what):
+        failing(hub, tmp_path, monkeypatch, error)
+
+
+def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError) -> Measured:
+    """What is measured of a variant whose stages raise `error`; the base needs no engine here."""
+
+    def stages(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run.pipeline, "run", stages)
+    monkeypatch.setattr(run.scoring, "diverge", lambda _: None)
+    asked = variants.parse([["house-g32"]], {})
+    (made,) = prepare(hub, out, ["house-g32"])
+    plans = run.texts("choose", made.recipe.evaluation, hub)
+    held = Conditions(backends="b", tools="t", scoring=["s"])
+    bench = run.Bench(engine=engine(out), records=Records(out), conditions=held, plans=plans)
+    return run.measured(bench, made, asked[0])
+
+
+def test_the_command_without_network_says_what_fails_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("RELEASE_BOT_HOME", str(tmp_path / "home"))
+    assert command.main(["--base", str(tmp_path), "--", "--recipe", "house-g32"]) == InputError.exit_code
+    assert "there is no model" in capsys.readouterr().err
 
 
 # ── what is kept and shown ─────────────────────────────────────────────────────────────────
@@ -243,3 +462,33 @@ def test_the_tables_say_what_is_better_and_how_sure_that_is():
     assert "4.500" in shown
     assert "b *" in shown
     assert LabEvidence.model_validate_json(lab(made).model_dump_json()) == lab(made)
+
+
+def test_lower_bounds_are_told_as_such():
+    whole, bounded = measured("a"), measured("b")
+    figures = [each.model_copy(update={"kind": "lower_bound"}) for each in bounded.figures]
+    labelled = [("a", whole), ("b", bounded.model_copy(update={"figures": figures}))]
+    made = compare.variants(labelled, {"a": by_domain(0.1, seed=2), "b": by_domain(0.08, seed=3)})
+    shown = tables.text(lab(made))
+    assert shown.count("KLD ≥") == 3  # both tables, and the line under them
+    assert tables.BOUNDS in shown.splitlines()
+    full = tables.text(lab(compare.variants(labelled[:1], {"a": by_domain(0.1, seed=2)})))
+    assert "≥" not in full
+
+
+def test_a_time_that_is_the_last_process_s_alone_is_marked():
+    resumed = measured("a").model_copy(update={"resumed_layers": 2})
+    (made,) = compare.variants([("a", resumed)], {"a": by_domain(0.1)})
+    shown = tables.text(lab([made]))
+    assert "12.3 r" in shown
+    assert tables.RESUMED in shown.splitlines()
+    (whole,) = compare.variants([("a", measured("a"))], {"a": by_domain(0.1)})
+    assert tables.RESUMED not in tables.text(lab([whole]))
+
+
+def test_records_of_before_are_read_as_whole_runs():
+    """Evidence that was written before `resumed_layers` was kept."""
+    content = json.loads(measured("a").model_dump_json())
+    del content["resumed_layers"]
+    assert Measured.model_validate(content).resumed_layers == 0
+    assert all(each.house.resumed_layers == 0 for found in house.read_all() for each in found.bases)
