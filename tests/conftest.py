@@ -14,6 +14,7 @@ import signal
 import tempfile
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -24,6 +25,10 @@ os.environ["HF_HOME"] = os.environ["RELEASE_BOT_HF_HOME"] = tempfile.mkdtemp(pre
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(name, None)
+
+# No test asserts a time: on a machine that is busy an example takes what it takes.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # A shell starts what it puts in the background deaf to ^C, and its children's children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

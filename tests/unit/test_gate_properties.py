@@ -33,7 +33,7 @@ def test_equal_heads_are_seldom_told_apart(num, share):
 counts = st.integers(50, 3000).flatmap(lambda num: st.tuples(st.just(num), st.integers(0, num)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(own=counts, head=counts, fewer=st.integers(0, 3000), scale=st.sampled_from([0.3, 0.8, 1.0, 1.15]))
 def test_fewer_accepted_drafts_are_never_told_above(own, head, fewer, scale):
     (num, accepted), (base_num, base_accepted) = own, head
@@ -50,7 +50,7 @@ share = st.floats(0, 1)
 RANK = {"anomalous": 2, "not_applicable": 1, "passed": 1, "failed": 0}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(base=share, pair=st.tuples(share, share), num=st.integers(50, 4000))
 def test_worse_acceptance_never_turns_failed_into_passed(base, pair, num):
     def status(shown: float) -> str:
@@ -76,7 +76,7 @@ FIGURES: dict[str, tuple[Any, str, bool]] = {
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(pair=st.tuples(share, share))
 def test_a_worse_figure_never_turns_failed_into_passed(figure, pair):
     changes, name, more_is_better = FIGURES[figure]
@@ -85,7 +85,7 @@ def test_a_worse_figure_never_turns_failed_into_passed(figure, pair):
     assert RANK[statuses[0]] <= RANK[statuses[1]]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     drafted=st.integers(-5, 400),
     tokens=st.integers(-5, 800),

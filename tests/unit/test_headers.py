@@ -129,7 +129,7 @@ def test_a_lying_header_length_is_refused(tmp_path: Path, length: int) -> None:
         read_shard(FolderSource(tmp_path), "x.safetensors")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_random_headers_give_typed_errors_only(data: bytes) -> None:
     try:
@@ -154,7 +154,7 @@ _specs = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=8), _specs | _values, max_size=4), st.integers(0, 4096))
 def test_well_formed_json_gives_typed_errors_only(content: dict[str, Any], size: int) -> None:
     try:
@@ -165,7 +165,7 @@ def test_well_formed_json_gives_typed_errors_only(content: dict[str, Any], size:
         assert all(t.end - t.start == t.num_bytes >= 0 for t in shard.tensors)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_checkpoint_never_gives_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     """Flip or cut bytes of a small real file: the reader answers, or says InputError."""

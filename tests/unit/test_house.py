@@ -10,7 +10,7 @@ from pathlib import Path
 import housed
 import pytest
 from cards import golden, judged
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot import cardlint, figures, house, job
@@ -290,7 +290,6 @@ def test_a_packing_that_is_another_format_is_refused():
     assert "it is packed as auto_round:auto_gptq, not as gptq" in beside
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["all", *housed.DOMAINS]),
     st.floats(-0.9, 0.9, allow_nan=False).map(lambda value: round(value, 4)),
@@ -304,7 +303,6 @@ def test_the_upper_end_of_each_interval_decides(domain: str, high: float):
     assert (refusals(with_base(2, against=list(rows.values()))) == []) == passes
 
 
-@settings(deadline=None)
 @given(st.floats(0.98, 1.02), st.sampled_from(["bits_per_weight", "quantized_bits_per_weight"]))
 def test_bits_may_differ_by_half_a_hundredth(share: float, field: str):
     theirs = getattr(FOUND.bases[0].counterpart, field)

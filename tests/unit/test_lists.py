@@ -146,7 +146,7 @@ _names = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_names, max_size=6), st.sampled_from([GPTQ, AUTOROUND, MODELOPT]))
 def test_mending_always_ends_in_agreement(names: list[str], config: dict[str, Any]) -> None:
     given_lists = {

@@ -207,7 +207,7 @@ def test_e4m3_has_its_values() -> None:
     assert numbers.E4M3[126] == 448
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=20))
 def test_bf16_rounds_to_nearest_even(values: list[float]) -> None:
     array32 = np.array(values, np.float32)
