@@ -17,7 +17,6 @@ from bot import cardlint, figures, house, job
 from bot import recipe as recipes
 from bot.backends import patches
 from bot.backends.patches import gptqmodel
-from bot.backends.patches.gptqmodel import FRESH_GROUP_SCALES
 from bot.checkpoint.folder import FolderSource
 from bot.demo import rehearsal
 from bot.demo.rehearsal import FIXTURE
@@ -113,7 +112,7 @@ def test_a_house_recipe_differs_in_how_it_is_made_and_in_nothing_else(name: str)
     same = ("serve", "coverage", "evaluation", "thresholds", "applies_to")
     assert [part for part in same if getattr(ours, part) != getattr(theirs, part)] == []
     assert (ours.method.bits, ours.method.group_size) == (theirs.method.bits, theirs.method.group_size)
-    assert ours.unpinned() == []
+    assert set(ours.unpinned()) <= set(theirs.unpinned())  # those are pinned together, by `recipes pin`
     assert ours.making_digest() != theirs.making_digest()
 
 
@@ -355,7 +354,7 @@ def test_only_the_quantizer_s_own_version_counts():
 def test_a_recipe_without_patches_needs_no_word_of_them():
     assert tools.patches_digest(COUNTERPART) is None
     assert tools.patches_digest(recipes.load("nvfp4")) is None
-    assert tools.patches_digest(HOUSE) == patches.digest([FRESH_GROUP_SCALES])
+    assert tools.patches_digest(HOUSE) == patches.digest([gptqmodel.descent(8)])
 
 
 # ── from labs ──────────────────────────────────────────────────────────────────────────────
@@ -368,7 +367,7 @@ def test_labs_become_evidence_with_what_the_recipes_differ_in():
     assert [each.base.repo_id for each in found.bases] == ["Qwen/a", "Qwen/b"]
     told = {each.parameter: (each.counterpart, each.house) for each in found.settings}
     assert told["method.foem_alpha"] == ("0.25", "1.0")
-    assert told["method.patches"] == ("none", "fresh-group-scales")
+    assert told["method.descent_sweeps"] == ("0", "8")
     assert "128 × allenai/c4, 256 to 2048 tokens" in told["calibration.sets"][0]
     assert "method.bits" not in told
     assert found.bases[0].house_calibration_tokens == 48 * 2048
@@ -508,7 +507,7 @@ def test_the_card_labels_the_gain_as_measured_elsewhere():
     section = text.split("### Beside `gptq-foem-g32`")[1].split("\n## ")[0]
     assert "**Measured on 4 tiny trained bases, not on this one**" in section
     assert "changes by −30.00% to −15.00% against that of `gptq-foem-g32`" in section
-    assert "| `method.patches` | none | fresh-group-scales |" in section
+    assert "| `method.descent_sweeps` | 0 | 8 |" in section
     assert "| tiny-b | 5,578,968 | 0.0200 | 0.0170 | −15.00% | −17.00% to −13.00% |" in section
     assert "23 variants were tried on other texts before (docs/lab.md)." in section
     assert "Note:" not in section
@@ -580,10 +579,10 @@ def test_what_is_of_one_recipe_is_not_written_for_all(
 def test_labs_of_other_patches_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert command.labs(COUNTERPART, tmp_path) == tmp_path / "gptq-foem-g32"
     before = command.labs(HOUSE, tmp_path)
-    (edit, *rest) = FRESH_GROUP_SCALES.edits
+    (edit, *rest) = (made := gptqmodel.descent(8)).edits
     edits = (dataclasses.replace(edit, new=f"{edit.new}\n"), *rest)
-    rewritten = dataclasses.replace(FRESH_GROUP_SCALES, edits=edits)
-    monkeypatch.setitem(gptqmodel.PATCHES, "fresh-group-scales", rewritten)
+    rewritten = dataclasses.replace(made, edits=edits)
+    monkeypatch.setattr(gptqmodel, "descent", lambda sweeps: rewritten)
     assert before.name.startswith("house-g32-patches-")
     assert command.labs(HOUSE, tmp_path) != before
 
@@ -598,7 +597,8 @@ def test_both_are_scaled_by_the_same_factors_to_recipes_that_hold(name: str, tmp
     assert [each.label for each in asked] == [found.counterpart.name, name]
     theirs, ours = (each.recipe() for each in asked)
     assert theirs.calibration.num_samples == 48
-    assert theirs.calibration.max_tokens == 48 * 256
+    longest = max(each.lengths.max_tokens for each in theirs.calibration.sets)
+    assert longest == 256
     shipped = found.house.calibration.max_tokens / found.counterpart.calibration.max_tokens
     assert ours.calibration.max_tokens / theirs.calibration.max_tokens == pytest.approx(shipped, rel=0.1)
     assert ours.evaluation == theirs.evaluation
