@@ -9,11 +9,10 @@ parameters the Hub does not count is taken for the largest that the recipe is fo
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Final
 
-from bot.backends.gptqmodel import NATIVE_INPUTS_SHARE
+from bot.backends import native_inputs
 from bot.doctor import BYTES_A_PARAMETER, GIB, RELEASE_SHARE, USABLE_MEMORY
 from bot.fleet import Needs
 from bot.recipe import Recipe
@@ -25,32 +24,23 @@ _CAPABILITIES: Final = ("8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0")
 _ENVIRONMENTS_GIB: Final = 40
 _SYSTEM_GIB: Final = 8
 _MEMORY_SHARE: Final = 1.15
-# Inputs of a layer's modules at 27B, BF16: hidden 5120 twice, attention's 6144, the MLP's 17408.
-_NATIVE_BYTES_A_TOKEN, _OF_PARAMETERS = 2 * (2 * 5120 + 6144 + 17408), 27e9
 # Metadata releases move text files: GitHub's smallest machine will do.
 OF_METADATA: Final = Needs(gpu_memory_gib=0, compute_capability_min="0.0", memory_gib=4, disk_gib=8)
 
 
 def of_release(recipe: Recipe, num_parameters: int | None) -> Needs:
     """What quantizing, serving and measuring ask for."""
-    base_gib = BYTES_A_PARAMETER * (num_parameters or recipe.applies_to.max_parameters) / GIB
+    parameters = num_parameters or recipe.applies_to.max_parameters
+    base_gib = BYTES_A_PARAMETER * parameters / GIB
     gpu_gib = base_gib / USABLE_MEMORY
-    inputs_gib = _native_inputs_gib(recipe, num_parameters or recipe.applies_to.max_parameters)
-    in_memory_gib = 0.0 if inputs_gib <= gpu_gib * NATIVE_INPUTS_SHARE else inputs_gib
+    tokens = recipe.calibration.expected_tokens if getattr(recipe.method, "foem_alpha", None) else 0
+    inputs_gib = native_inputs.planned_bytes(parameters, tokens, gpu_bytes=gpu_gib * GIB) / GIB
     return Needs(
         gpu_memory_gib=round(gpu_gib, 1),
         compute_capability_min=_capability(recipe.method.packing),
-        memory_gib=round(base_gib * _MEMORY_SHARE + _SYSTEM_GIB + in_memory_gib, 1),
+        memory_gib=round(base_gib * _MEMORY_SHARE + _SYSTEM_GIB + inputs_gib, 1),
         disk_gib=round(base_gib * (1 + 3 * RELEASE_SHARE) + _ENVIRONMENTS_GIB, 1),
     )
-
-
-def _native_inputs_gib(recipe: Recipe, num_parameters: int) -> float:
-    """A layer's inputs for all samples; a layer's width grows as the root of the size."""
-    if not getattr(recipe.method, "foem_alpha", None):
-        return 0.0
-    bytes_a_token = _NATIVE_BYTES_A_TOKEN * math.sqrt(num_parameters / _OF_PARAMETERS)
-    return recipe.calibration.expected_tokens * bytes_a_token / GIB
 
 
 @cache

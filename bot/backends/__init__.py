@@ -1,8 +1,9 @@
 """The quantizer backends, one small module each, listed in one place.
 
-This side is light: the bot imports it to know which environment a recipe needs. The modules themselves
-import torch and their tool, so only `bot.backends.worker` imports them, in the quantizer environment; there
-the bot is `bot.models`, `bot.recipe` and `bot.errors`, and nothing else.
+This side is light: the bot imports it to know which environment a recipe needs; so are `native_inputs`,
+which plans, and `patches`, which evidence is held to. The other modules import torch and their tool, so only
+`bot.backends.worker` imports them, in the quantizer environment; there the bot is `bot.models`, `bot.recipe`
+and `bot.errors`, and nothing else.
 
 To add a backend: a module here that fulfils `Backend`, entries in `BACKENDS` and `PACKAGES`, a method
 model in `bot/recipe_methods.py`.

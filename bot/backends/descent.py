@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import torch
 
+from bot.errors import BackendError
+
 BLOCK = 128  # columns whose effect on the rest is one product
 
 
@@ -35,18 +37,21 @@ def descended(
     maxq: int,
     damp: float,
     sweeps: int,
+    where: str = "",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`q` [out, in] and `scales` [out, groups] after `sweeps` passes over scales and codes, in FP32.
 
     `weight` [out, in] is what was rounded; `moments` [in, in] is XXᵀ, `asymmetric` [in, in] α(X̃ − X)Xᵀ or
     None for 0; `zeros` [out, groups] are zero points, `groups` [in] each column's group, `damp` λ as a share
-    of the mean of the moments' diagonal. Codes lie between 0 and `maxq`.
+    of the mean of the moments' diagonal. Codes lie between 0 and `maxq`. Raises BackendError, which names the
+    module `where`, when a value is not finite in the end.
     """
     h = moments.clone()
     h.diagonal().add_(damp * h.diagonal().mean())
     q, scales = q.clone(), scales.clone()
     codes = torch.round(q / scales[:, groups])
     wanted = torch.zeros_like(q) if asymmetric is None else weight @ asymmetric
+    of = groups.tolist()  # on the host, or each column would wait for the device
     members = [torch.nonzero(groups == each).flatten() for each in range(scales.shape[1])]
     for _ in range(sweeps):
         rest = (q - weight) @ h - wanted  # anew: what rounding adds to it in one sweep does not pile up
@@ -61,21 +66,28 @@ def descended(
             before, local = q[:, block].clone(), rest[:, block].clone()
             for at in range(block.stop - start):
                 column = start + at
-                scale, zero = scales[:, groups[column]], zeros[:, groups[column]]
+                scale, zero = scales[:, of[column]], zeros[:, of[column]]
                 best = (q[:, column] - local[:, at] / h[column, column]) / scale
                 codes[:, column] = torch.maximum(torch.minimum(best.round(), maxq - zero), -zero)
                 value = codes[:, column] * scale
                 local.addr_(value - q[:, column], h[column, block])
                 q[:, column] = value
             rest.addmm_(q[:, block] - before, h[block])
+    if not (q.isfinite().all() and scales.isfinite().all()):
+        raise BackendError(
+            "coordinate descent left a value that is not finite",
+            where=where,
+            why="the second moments of its inputs are, or they are singular and damp_percent is too small",
+            fix="check the base and the calibration sets, or raise method.damp_percent",
+        )
     return q, scales
 
 
 def _best_scale(
     codes: torch.Tensor, rest: torch.Tensor, moments: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """What to add to a group's scales [out]; nothing where all codes are 0 or the best is not positive."""
+    """What to add to a group's scales [out]; nothing where all codes are 0, or FP16 cannot hold the best."""
     curvature = ((codes @ moments) * codes).sum(dim=1)
     step = -(codes * rest).sum(dim=1) / curvature
-    possible = (curvature > 0) & (scale + step > 0) & step.isfinite()
+    possible = (curvature > 0) & (scale + step > torch.finfo(torch.float16).tiny) & step.isfinite()
     return torch.where(possible, step, torch.zeros_like(step))

@@ -20,9 +20,8 @@ Followed here, seen in 7.6.0 (file and what it does):
 - The pack kernel is compiled on first use unless `pack_impl="original"`, whose bytes are the same.
 - Losses are in `quantize()`'s return value also for FOEM, for which the tool writes no file.
 
-- FOEM with alpha keeps every module's inputs of the unquantized layer, on the GPU where they fit
-  (`looper/native_processor.py`; modules of one input share it), else in main memory: a layer of a 27B needs
-  some 70 KB a token.
+- FOEM with alpha keeps every module's inputs of the unquantized layer, on the GPU or in main memory
+  (`native_inputs.py` decides).
 
 It cannot resume for this family: an interrupted run starts over. Not covered: several GPUs (its data parallel
 mode can pair FOEM's inputs wrongly), so one device is used.
@@ -37,7 +36,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot.backends import imports, observe
+from bot.backends import imports, native_inputs, observe
 from bot.backends.patches import applied, said
 from bot.backends.patches.gptqmodel import PATCHES, asked
 from bot.backends.report import Report
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
     from bot.backends.calibration import SampleSet
 
 SHORTEST_SAMPLE = 11  # shorter ones are dropped by the tool
-# Of the GPU's free memory; the rest is a layer's weights, its second moments and one sample's activations.
-NATIVE_INPUTS_SHARE = 0.5
 
 
 def quantize(
@@ -83,7 +80,7 @@ def quantize(
     started = time.monotonic()
     num_tokens = sum(each.use.num_tokens for each in calibration)
     free_bytes = torch.cuda.mem_get_info()[0] if job.device == "cuda" else 0
-    place = native_inputs_on(native_input_bytes(shapes, expected, num_tokens), free_bytes)
+    place = native_inputs.device(shapes, expected, num_tokens=num_tokens, free_bytes=free_bytes)
     config = _config(method, job, expected, place)
     model = GPTQModel.load(str(base), config, dtype=torch.bfloat16, trust_remote_code=False)
     loaded = time.monotonic()
@@ -128,23 +125,7 @@ def _foem(method: GptqMethod) -> bool:
     return method.foem_alpha is not None
 
 
-def native_input_bytes(shapes: Mapping[str, Sequence[int]], expected: Sequence[str], num_tokens: int) -> int:
-    """What the inputs of a layer's modules weigh in BF16, for the layer that has most of them."""
-    widths: dict[str, dict[str, int]] = {}
-    for name in expected:
-        layer, module = ".".join(name.split(".", 4)[:4]), name.split(".", 4)[4]
-        block, _, leaf = module.rpartition(".")
-        last = leaf in ("o_proj", "out_proj", "down_proj")  # the others of a block share their input
-        widths.setdefault(layer, {})[module if last else block] = shapes[f"{name}.weight"][1]
-    return 2 * num_tokens * max(sum(each.values()) for each in widths.values())
-
-
-def native_inputs_on(num_bytes: int, free_bytes: int) -> str:
-    """FOEM's `device`: `auto`, the accelerator, where so many bytes leave enough of it free; else `cpu`."""
-    return "auto" if num_bytes <= free_bytes * NATIVE_INPUTS_SHARE else "cpu"
-
-
-def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str], native_inputs: str) -> Any:
+def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str], native: str) -> Any:
     from gptqmodel.quantization import QuantizeConfig
     from gptqmodel.quantization.config import Fallback, FallbackStrategy, FOEMConfig
 
@@ -159,7 +140,7 @@ def _config(method: GptqMethod, job: BackendJob, expected: Sequence[str], native
         true_sequential=method.true_sequential,
         damp_percent=method.damp_percent,
         mse=method.mse,
-        foem=FOEMConfig(alpha=method.foem_alpha, beta=method.foem_beta, device=native_inputs)
+        foem=FOEMConfig(alpha=method.foem_alpha, beta=method.foem_beta, device=native)
         if _foem(method)
         else None,
         fallback=Fallback(strategy=FallbackStrategy.RTN, threshold=threshold) if threshold else None,

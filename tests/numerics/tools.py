@@ -36,7 +36,7 @@ def gptq(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     from bot.backends.patches.gptqmodel import PATCHES, descent
 
     given = dict(settings)
-    sweeps = given.pop("descent_sweeps", 0)
+    sweeps = given.pop("descent_sweeps", None)
     patches, foem, threshold = given.pop("patches", []), given.pop("foem", None), given.pop("fallback", None)
     fallback = Fallback(strategy=FallbackStrategy.RTN, threshold=threshold) if threshold else None
     config = QuantizeConfig(
@@ -55,7 +55,9 @@ def gptq(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     task.quantizer.configure(perchannel=True)
     for each in samples:
         task.add_batch(each.unsqueeze(0), layer(each).detach().unsqueeze(0))
-    with applied([*(PATCHES[name] for name in patches), *([descent(sweeps)] if sweeps else [])]) as acted:
+    with applied(
+        [*(PATCHES[name] for name in patches), *([] if sweeps is None else [descent(sweeps)])]
+    ) as acted:
         q, scale, zero, g_idx, _, loss, damp, _ = task.quantize()
     counts = {f"acted_{name}": np.array(count) for name, count in acted.counts().items()}
     numbers = {"q": q, "scale": scale, "zero": zero, "g_idx": g_idx}

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bot import recipe as recipes
-from bot.backends import autoround, autoround_resume, gptqmodel, modelopt, observe, worker
+from bot.backends import autoround, autoround_resume, gptqmodel, modelopt, native_inputs, observe, worker
 from bot.backends.autoround_watch import Watch
 from bot.backends.patches import said
 from bot.backends.patches.gptqmodel import PATCHES
@@ -387,9 +387,10 @@ def test_native_inputs_are_counted_once_an_input_and_kept_where_they_fit():
         f"{PREFIX}{at}.{name}.weight": shape for at, each in layers.items() for name, shape in each.items()
     }
     expected = [name.removesuffix(".weight") for name in shapes]
-    assert gptqmodel.native_input_bytes(shapes, expected, 10) == 2 * 10 * (64 + 48 + 64 + 160)
-    assert gptqmodel.native_inputs_on(100, 200) == "auto"
-    assert gptqmodel.native_inputs_on(100, 199) == gptqmodel.native_inputs_on(100, 0) == "cpu"
+    shapes["model.language_model.embed_tokens.weight"] = [99, 64]
+    held = 2 * 10 * (64 + 48 + 64 + 160 + 3 * 64)  # of the second layer, and the hidden states
+    for free, where in ((2 * held, "auto"), (2 * held - 1, "cpu"), (0, "cpu")):
+        assert native_inputs.device(shapes, expected, num_tokens=10, free_bytes=free) == where
 
 
 def test_a_term_that_is_off_did_not_act():

@@ -377,8 +377,8 @@ def test_what_a_job_needs_grows_with_the_base():
 
 
 def test_native_inputs_that_outgrow_the_gpu_are_asked_for_in_main_memory():
-    """GPTAQ's term keeps a layer's inputs for all samples: 20 GB of them stay on the GPU, 70 GB do not."""
+    """GPTAQ's term keeps a layer's inputs for all samples: 20 GB of them stay on the GPU, 100 GB do not."""
     wanted = {each.name: needs.of_release(each, 27 * 10**9).memory_gib for each in RECIPES}
     assert wanted["gptq-foem-g32"] == wanted["nvfp4"]
     house = needs.of_release(recipes.load("house-g128"), 27 * 10**9).memory_gib
-    assert 60 < house - wanted["gptq-w4a16-g128"] < 75
+    assert 90 < house - wanted["gptq-w4a16-g128"] < 105

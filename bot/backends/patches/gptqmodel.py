@@ -143,7 +143,7 @@ def descent(sweeps: int) -> Patch:
                     "        Q, better = descended(Q, W_raw, H, asymmetric if self.gptaq else None,\n"
                     "            torch.cat(scale, dim=1), torch.cat(zero, dim=1),\n"
                     "            (perm if moved else columns) // size, maxq=int(self.quantizer.maxq),\n"
-                    f"            damp=damp, sweeps={sweeps})\n"
+                    f"            damp=damp, sweeps={sweeps}, where=self.name)\n"
                     '        Q = _acted.instead("descent", before, Q)\n'
                     "        scale = list(better.split(1, dim=1))\n"
                     "        del Hinv\n        if self.gptaq:\n            del P\n        del W_raw"
