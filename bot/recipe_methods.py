@@ -129,9 +129,12 @@ class GptqMethod(MethodModel):
 
 
 class AutoRoundMethod(MethodModel):
-    """`learning_rate` and `minmax_learning_rate` None: the tool's 1 / iterations. `alg_ext`: SignRound V2."""
+    """`learning_rate` and `minmax_learning_rate` None: the tool's 1 / iterations. `alg_ext`: SignRound V2.
 
-    LATER = ("learning_rate", "minmax_learning_rate", "alg_ext")
+    `descent_sweeps` of coordinate descent behind the training of each layer; `damp_percent` draws weights to
+    the base's there, as a share of the mean of H's diagonal."""
+
+    LATER = ("learning_rate", "minmax_learning_rate", "alg_ext", "descent_sweeps", "damp_percent")
 
     backend: Literal["autoround"]
     packing: Literal["auto_round:auto_gptq"]
@@ -146,6 +149,20 @@ class AutoRoundMethod(MethodModel):
     learning_rate: float | None = Field(default=None, gt=0, lt=1)
     minmax_learning_rate: float | None = Field(default=None, gt=0, lt=1)
     alg_ext: bool = False
+    descent_sweeps: int = Field(default=0, ge=0, le=100)
+    damp_percent: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> AutoRoundMethod:
+        if self.descent_sweeps and self.damp_percent is None:
+            raise Impossible("descent needs damp_percent: 0.01 is usual", "damp_percent", "descent_sweeps")
+        if not self.descent_sweeps and self.damp_percent is not None:
+            raise Impossible(
+                "damp_percent is for descent: AutoRound's training damps nothing",
+                "damp_percent",
+                "descent_sweeps",
+            )
+        return self
 
 
 class NvFp4Method(MethodModel):

@@ -29,7 +29,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Any
 from bot.backends import imports, observe
 from bot.backends.autoround_resume import reconcile
 from bot.backends.autoround_watch import Watch
+from bot.backends.patches import Patch, applied, said
+from bot.backends.patches.autoround import asked
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import RecipeError
@@ -98,10 +100,11 @@ def quantize(
         device_map="cpu" if job.device == "cpu" else 0,
     )
     loaded = time.monotonic()
-    with _counted(expected[0]) as count, _seeded(recipe.calibration.seed):
+    mends = asked(method)
+    with applied(mends) as acted, _counted(expected[0]) as count, _seeded(recipe.calibration.seed):
         _, folders = tool.quantize_and_save(str(state / "output"), format=method.packing)
     watch.check()
-    quantized = time.monotonic()
+    quantized, resumed = time.monotonic(), total - watch.trained
     folder = Path(folders[0] if isinstance(folders, list) else folders)
     modules = _modules(folder, watch.losses, recipe.calibration.num_samples)
     observe.require_modules(expected, [each.name for each in modules])
@@ -114,11 +117,17 @@ def quantize(
         versions=observe.versions("auto-round", "accelerate"),
         calibration=used,
         modules=modules,
-        loss_unit="mean squared error of the layer's output after training (one figure a layer)",
-        parameters=parameters(method, job),
-        patches=[*patches, "each layer's training starts from its own seed (calibration seed + layer)"],
+        loss_unit="mean squared error of the layer's output after training"
+        + (", before the descent" if method.descent_sweeps else "")
+        + " (one figure a layer)",
+        parameters=parameters(method, job, acted.counts(), resumed_layers=resumed),
+        patches=[
+            *patches,
+            "each layer's training starts from its own seed (calibration seed + layer)",
+            *_said(mends, acted.counts(), resumed),
+        ],
         num_layers=total,
-        resumed_layers=total - watch.trained,
+        resumed_layers=resumed,
         can_resume=True,
         peak_memory_bytes=observe.peak_memory_bytes(),
         peak_gpu_memory_bytes=observe.peak_gpu_memory_bytes(),
@@ -247,9 +256,19 @@ def _modules(folder: Path, losses: dict[int, float], num_samples: int) -> list[M
     return found
 
 
-def parameters(method: AutoRoundMethod, job: BackendJob) -> list[ParameterUse]:
-    """Every parameter of the method, and whether it acted."""
+def _said(mends: Sequence[Patch], acted: Mapping[str, int], resumed_layers: int) -> list[str]:
+    """The patches that acted; one that did so before an interruption only has no count in this run."""
+    before = [each for each in mends if resumed_layers and not acted.get(each.name)]
+    return [*said(mends, acted), *(f"{each.name}: {each.what} (before an interruption)" for each in before)]
+
+
+def parameters(
+    method: AutoRoundMethod, job: BackendJob, acted: Mapping[str, int], *, resumed_layers: int = 0
+) -> list[ParameterUse]:
+    """Every parameter of the method, and whether it acted; `acted`: patch → modules that it changed."""
     inert = {"kv_cache": "the method leaves the cache alone"}
+    if not (acted.get("descent") or resumed_layers):
+        inert |= dict.fromkeys(("descent_sweeps", "damp_percent"), "changed no value in this run")
     if job.device == "cpu":
         inert["low_gpu_mem_usage"] = "there is no GPU"
     if not method.torch_compile:

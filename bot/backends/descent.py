@@ -2,18 +2,20 @@
 
 GPTQ rounds each column once, with the scales that it began with, and never looks back. What it leaves can be
 lowered: taken one at a time, with all others as they are, every code and every group's scale has a best value
-in closed form. With X the inputs that the layer gets behind quantized layers, X̃ those of the base, and α as
-in GPTAQ, what falls is
+in closed form. With X the inputs that the layer gets behind quantized layers, and D what its outputs should
+be more than W X, what falls is
 
-    J(Q) = tr Q H Qᵀ − 2 tr M Qᵀ,   H = XXᵀ + λI,   M = W (H + α (X̃ − X) Xᵀ)
+    J(Q) = |Q X − W X − D|² + λ |Q − W|² = tr Q H Qᵀ − 2 tr M Qᵀ + …,   H = XXᵀ + λI,   M = W H + D Xᵀ
 
-the squared error of Q X against W X̃ (α = 1) with W drawn to itself by λ, GPTQ's damping. With R = QH − M,
-half of J's gradient: the best value of column j is Q_j − R_j / H_jj, rounded to the grid; a group whose codes
-are c takes the scale s − (c · R_g) / (c H_gg cᵀ). Neither can raise J.
+where λ is GPTQ's damping. GPTAQ's target is D = αW (X̃ − X), X̃ being the base's inputs: at α = 1 the error
+is that of Q X against W X̃. With R = QH − M, half of J's gradient: the best value of column j is
+Q_j − R_j / H_jj, rounded to the grid; a group whose codes are c takes the scale s − (c · R_g) / (c H_gg cᵀ).
+Neither can raise J.
 
 Sources: codes as in QuantEase (Behdin et al. 2023, arXiv:2309.01885) and CDQuant (Nair and Suggala 2024,
 arXiv:2406.17542); codes and scales in turn as in COMQ (Zhang et al. 2024, arXiv:2403.07134); the asymmetric
-target is GPTAQ's (Li et al. 2025, arXiv:2504.02692). `patches/gptqmodel.py` puts it into the tool.
+target is GPTAQ's (Li et al. 2025, arXiv:2504.02692). `patches/gptqmodel.py` puts it behind GPTQ, and
+`block_descent.py` behind AutoRound.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def descended(
     q: torch.Tensor,
     weight: torch.Tensor,
     moments: torch.Tensor,
-    asymmetric: torch.Tensor | None,
+    lacking: torch.Tensor | None,
     scales: torch.Tensor,
     zeros: torch.Tensor,
     groups: torch.Tensor,
@@ -41,16 +43,16 @@ def descended(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`q` [out, in] and `scales` [out, groups] after `sweeps` passes over scales and codes, in FP32.
 
-    `weight` [out, in] is what was rounded; `moments` [in, in] is XXᵀ, `asymmetric` [in, in] α(X̃ − X)Xᵀ or
-    None for 0; `zeros` [out, groups] are zero points, `groups` [in] each column's group, `damp` λ as a share
-    of the mean of the moments' diagonal. Codes lie between 0 and `maxq`. Raises BackendError, which names the
-    module `where`, when a value is not finite in the end.
+    `weight` [out, in] is what was rounded; `moments` [in, in] is XXᵀ, `lacking` [out, in] DXᵀ or None for 0;
+    `zeros` [out, groups] are zero points, `groups` [in] each column's group, `damp` λ as a share of the mean
+    of the moments' diagonal. Codes lie between 0 and `maxq`. Raises BackendError, which names the module
+    `where`, when a value is not finite in the end.
     """
     h = moments.clone()
     h.diagonal().add_(damp * h.diagonal().mean())
     q, scales = q.clone(), scales.clone()
     codes = torch.round(q / scales[:, groups])
-    wanted = torch.zeros_like(q) if asymmetric is None else weight @ asymmetric
+    wanted = torch.zeros_like(q) if lacking is None else lacking
     of = groups.tolist()  # on the host, or each column would wait for the device
     members = [torch.nonzero(groups == each).flatten() for each in range(scales.shape[1])]
     for _ in range(sweeps):

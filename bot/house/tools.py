@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from bot.backends import PACKAGES
-from bot.backends.patches import digest
-from bot.backends.patches.gptqmodel import asked
+from bot.backends.patches import Patch, autoround, digest, gptqmodel
 from bot.house.model import HouseEvidence, OnBase, base_name
 from bot.recipe import Recipe
-from bot.recipe_methods import GptqMethod
+from bot.recipe_methods import AutoRoundMethod, GptqMethod
 
 
 def patches_digest(recipe: Recipe) -> str | None:
     """sha256 of the patches that `recipe` asks for, as they are now; None where it asks for none."""
-    mends = asked(recipe.method) if isinstance(recipe.method, GptqMethod) else []
+    mends = _asked(recipe)
     return digest(mends) if mends else None
+
+
+def _asked(recipe: Recipe) -> list[Patch]:
+    if isinstance(recipe.method, GptqMethod):
+        return gptqmodel.asked(recipe.method)
+    return autoround.asked(recipe.method) if isinstance(recipe.method, AutoRoundMethod) else []
 
 
 def changed(house: Recipe, found: HouseEvidence, pins: Mapping[str, str]) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Scope:
 SCOPES = {
     "house-g32": Scope(samples=160, num_tried=23, tried="docs/house/tried.md"),
     "house-g128": Scope(samples=96, num_tried=10, tried="docs/house/tried.md"),
-    "house-autoround-g128": Scope(samples=96, num_tried=3, tried="docs/house/tried.md"),
+    "house-autoround-g128": Scope(samples=96, num_tried=15, tried="docs/house/tried.md"),
     "house-nvfp4": Scope(samples=128, num_tried=5, tried="docs/house/tried.md"),
 }
 

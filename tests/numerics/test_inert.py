@@ -80,6 +80,7 @@ def small(recipe: Recipe) -> Recipe:
         ("autoround-w4a16-g128", "learning_rate", {"learning_rate": 0.02}),
         ("autoround-w4a16-g128", "minmax_learning_rate", {"minmax_learning_rate": 0.01}),
         ("autoround-w4a16-g128", "alg_ext", {"alg_ext": True}),
+        ("autoround-w4a16-g128", "descent_sweeps", {"descent_sweeps": 2, "damp_percent": 0.05}),
         ("autoround-w4a16-g128", "low_gpu_mem_usage", {"low_gpu_mem_usage": False}),
         ("nvfp4", "algorithm", {"algorithm": "mse"}),
         ("nvfp4", "algorithm", {"algorithm": "local_hessian"}),
@@ -128,25 +129,50 @@ def test_nvfp4s_damping_acts(make: Callable[..., Made]):
     assert weak["tensors"] != strong["tensors"]
 
 
+def test_autorounds_descent_acts_behind_its_training(make: Callable[..., Made]):
+    """Other codes and scales, in the same format; and its damping is not a word only."""
+    plain = make("autoround-w4a16-g128")
+    weak, strong = (make("autoround-w4a16-g128", descent_sweeps=2, damp_percent=damp) for damp in (0.05, 0.5))
+    assert weak["layout"] == plain["layout"]
+    assert weak["config"] == plain["config"]
+    assert weak["acted"]["damp_percent"]
+    assert len({json.dumps(each["tensors"], sort_keys=True) for each in (plain, weak, strong)}) == 3
+    (said,) = [each for each in weak["patches"] if each.startswith("descent: ")]
+    assert (
+        "(7 modules)" in said
+    )  # qkv, z, out and down of the linear layer; q, k, v, o and down: some may stay
+    moved = {name for name, digest in plain["tensors"].items() if weak["tensors"][name] != digest}
+    first = {name for name in moved if f"{LAYERS}0.mlp.gate_proj" in name or f"{LAYERS}0.mlp.up_proj" in name}
+    assert first == set()  # as trained; the next layer's are trained on other inputs
+
+
 def test_a_machine_without_cuda_says_what_stood_in(make: Callable[..., Made]):
     assert not [each for each in make("nvfp4")["patches"] if "fp4-without-cuda" in each]
     (said,) = [each for each in make("nvfp4", algorithm="mse")["patches"] if "fp4-without-cuda" in each]
     assert "tensors)" in said
 
 
-@pytest.mark.parametrize("changes", [{"algorithm": "mse"}, GPTQ], ids=str)
-def test_nvfp4s_choices_survive_an_interruption(
-    make: Callable[..., Made], tool: Tool, base: Path, changes: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("nvfp4", {"algorithm": "mse"}),
+        ("nvfp4", GPTQ),
+        ("autoround-w4a16-g128", {"descent_sweeps": 2, "damp_percent": 0.05}),
+    ],
+    ids=str,
+)
+def test_choices_survive_an_interruption(
+    make: Callable[..., Made], tool: Tool, base: Path, name: str, changes: dict[str, Any], tmp_path: Path
 ):
-    """Stopped behind the first of two layers: scales, and GPTQ's weights, come back from disk."""
-    content = small(recipes.load("nvfp4")).model_dump(mode="json")
+    """Stopped behind the first of two layers: scales, weights and activations come back from disk."""
+    content = small(recipes.load(name)).model_dump(mode="json")
     content["method"] |= changes
     given: dict[str, Any] = {"recipe": content, "base": str(base), "folder": str(tmp_path / "run")}
     with pytest.raises(ToolError, match="InterruptedError"):
         tool("backend", {}, **given, stop_after_layer=True)
     found = json.loads(str(tool("backend", {}, **given)["json"]))
     assert found["resumed_layers"] == 1
-    assert found["tensors"] == make("nvfp4", **changes)["tensors"]
+    assert found["tensors"] == make(name, **changes)["tensors"]
 
 
 @pytest.mark.parametrize("name", ["gptq-foem-g32", "gptq-w4a16-g128", "autoround-w4a16-g128", "nvfp4"])

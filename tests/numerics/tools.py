@@ -122,6 +122,87 @@ def autoround(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     return kept | {"q": q.numpy()}
 
 
+def block_descent(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """A small layer rounded by AutoRound's own function, improved, and both seen by the tool's own runner.
+
+    `base.<matrix>` are FP32 weights [out, in], `v.<matrix>` the offsets of the rounding; samples x0, … are
+    what the layer gets behind quantized layers, y0, … in the base, [tokens, hidden]. Returns of each matrix q
+    and scale before and after, and x, y, its inputs in the improved layer and in the base [tokens, in]; the
+    layer's `outputs.base`, `.before` and `.after` [tokens, hidden].
+    """
+    import torch
+    from auto_round.algorithms.block_runner import BlockForwardRunner
+    from auto_round.data_type.int import quant_tensor_sym
+
+    from bot.backends.block_descent import Descent, improve, untrained
+    from bot.backends.descent import descended
+
+    size, matrices = settings["group_size"], [name[5:] for name in arrays if name.startswith("base.")]
+    runner = BlockForwardRunner(batch_size=2, amp=False, enable_torch_compile=False)
+    runner.block_forward = None  # what a compiled one would be: not to be called
+    samples = {
+        kind: [torch.from_numpy(arrays[f"{kind}{i}"])[None] for i in range(settings["samples"])]
+        for kind in "xy"
+    }
+    block = _small_layer({name: torch.from_numpy(arrays[f"base.{name}"].copy()) for name in matrices})
+    base = untrained(block, samples["y"], runner, {})
+    for name in matrices:
+        layer = block.get_submodule(name)
+        v = torch.from_numpy(arrays[f"v.{name}"]).reshape(-1, size)
+        q, scale, zero = quant_tensor_sym(
+            layer.weight.data, bits=4, group_size=size, v=v, scale_dtype=torch.float32
+        )
+        layer.weight.data, layer.zp, layer.bits, layer.group_size = q, zero, 4, size
+        layer.scale = None if name in settings["kept"] else scale.reshape(len(q), -1)
+    every = torch.arange(settings["samples"])
+    outputs, native = base.run(matrices, every)
+    found = {"outputs.base": outputs} | {f"{name}.y": each for name, each in native.items()}
+    seen: list[int] = []
+
+    def noted(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        seen.append(int(not old.equal(new)))
+        return new
+
+    how = Descent(descended=descended, damp=settings["damp"], sweeps=settings["sweeps"], note=noted)
+    for when in ("before", "after"):
+        if when == "after":
+            wanted = [each[None] for each in outputs.reshape(settings["samples"], -1, outputs.shape[-1])]
+            improve(block, samples["x"], base, wanted, how, where="layers.0")
+        found[f"outputs.{when}"], inputs = type(base)(
+            block=block, inputs=samples["x"], runner=base.runner, others={}
+        ).run(matrices, every)
+        for name in matrices:
+            layer = block.get_submodule(name)
+            found |= {f"{name}.q.{when}": layer.weight.data.clone(), f"{name}.x": inputs[name]}
+            if layer.scale is not None:
+                found[f"{name}.scale.{when}"] = layer.scale.clone()
+    hooks = sum(len(each._forward_pre_hooks) for each in [*block.modules(), *base.block.modules()])
+    numbers = {"changed": np.array(sum(seen)), "hooks": np.array(hooks)}
+    return {name: each.detach().numpy() for name, each in found.items()} | numbers
+
+
+def _small_layer(weights: dict[str, Any]) -> Any:
+    """A decoder layer in little: mixing that reads the input and adds to it, then an MLP that does."""
+    import torch
+
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, weight in weights.items():
+                layer = torch.nn.Linear(*weight.shape[::-1], bias=False)
+                layer.weight.data = weight
+                self.add_module(name, layer)
+
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            mixed = torch.tanh(self.q_proj(hidden_states)).cumsum(dim=1) / 10
+            hidden = hidden_states + self.o_proj(mixed)
+            return hidden + self.down_proj(
+                torch.nn.functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden)
+            )
+
+    return Small()
+
+
 def nvfp4(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     """ModelOpt's quantization of w [out, in], and what it makes of that again."""
     import torch
@@ -214,21 +295,31 @@ def shorten(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    """Have ModelOpt stop as if killed, when its first finished layer is on disk."""
-    from modelopt.torch.quantization.utils.layerwise_calib import _CheckpointState
-
-    save = _CheckpointState.save
+def _stopping(tool: str) -> Iterator[None]:
+    """Have the tool stop as if killed, when its first finished layer is on disk."""
+    owner, name = _saving(tool)
+    save = getattr(owner, name)
 
     def once(*args: Any, **more: Any) -> None:
         save(*args, **more)
         raise InterruptedError("stopped")
 
-    _CheckpointState.save = once
+    setattr(owner, name, once)
     try:
         yield
     finally:
-        _CheckpointState.save = save
+        setattr(owner, name, save)
+
+
+def _saving(tool: str) -> tuple[type, str]:
+    """What keeps a finished layer."""
+    if tool == "autoround":
+        from auto_round.utils.resume import ResumeState
+
+        return ResumeState, "mark_block_done"
+    from modelopt.torch.quantization.utils.layerwise_calib import _CheckpointState
+
+    return _CheckpointState, "save"
 
 
 def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
@@ -269,7 +360,7 @@ def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     torch.set_num_threads(2)
     calibration = [SampleSet(rows="text", file=place / "samples.safetensors", use=use)]
     module = importlib.import_module(BACKENDS[name][0])
-    with _stopping() if settings.get("stop_after_layer") else contextlib.nullcontext():
+    with _stopping(name) if settings.get("stop_after_layer") else contextlib.nullcontext():
         result = module.quantize(job, recipe, calibration, Report())
     digests, layout = {}, {}
     for path in sorted((place / "out").glob("*.safetensors")):
@@ -292,7 +383,10 @@ def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     return {"json": np.array(json.dumps(found))}
 
 
-TASKS = {each.__name__: each for each in (gptq, pack_gptq, autoround, nvfp4, modelopt, shorten, backend)}
+TASKS = {
+    each.__name__: each
+    for each in (gptq, pack_gptq, autoround, block_descent, nvfp4, modelopt, shorten, backend)
+}
 
 
 def main() -> None:

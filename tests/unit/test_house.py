@@ -282,7 +282,7 @@ def test_each_condition_can_fail_alone(case: str):
 
 
 def test_a_packing_that_is_another_format_is_refused():
-    autoround, theirs = housed.pair(housed.CANDIDATE.stem)
+    autoround, theirs = housed.pair(housed.AUTOROUND)
     found = housed.evidence_of(autoround, theirs)
     assert bar.refusals(autoround, theirs, found, housed.PINS) == []
     beside = bar.refusals(autoround, COUNTERPART, found, housed.PINS)
@@ -317,7 +317,7 @@ def test_at_least_four_bases(count: int):
 
 
 def test_what_scales_both_alike_is_no_lever():
-    ours, theirs = housed.pair(housed.CANDIDATE.stem)
+    ours, theirs = housed.pair(housed.AUTOROUND)
     found = housed.evidence_of(ours, theirs)
 
     def told(record: Measured, iterations: str) -> Measured:
@@ -346,7 +346,7 @@ def test_only_the_quantizer_s_own_version_counts():
     assert refusals(FOUND, **{"auto-round": "0.17.0", "torch": "2.14.0"}) == []
     assert refusals(with_base(quantizer_versions=housed.PINS | {"gptqmodel": "7.6.0+cu130"})) == []
     assert len(refusals(FOUND, gptqmodel="7.7.0")) == 4  # one a base
-    theirs = housed.pair(housed.CANDIDATE.stem)
+    theirs = housed.pair(housed.AUTOROUND)
     (problem, *_) = bar.refusals(*theirs, housed.evidence_of(*theirs), housed.PINS | {"auto-round": "0.17.0"})
     assert "made with auto-round 0.16.1, and pinned is 0.17.0" in problem
 
@@ -490,7 +490,7 @@ def test_a_rehearsal_quotes_the_gain_unless_a_lever_was_changed(folder: Path):
 
 
 def test_a_lever_that_would_scale_another_pair_silences_a_rehearsal():
-    ours, theirs = housed.pair(housed.CANDIDATE.stem)
+    ours, theirs = housed.pair(housed.AUTOROUND)
     assert scaling.scales("method.iterations", ours, theirs)
     longer = ours.model_copy(update={"method": ours.method.model_copy(update={"iterations": 1000})})
     assert not scaling.scales("method.iterations", longer, theirs)

@@ -140,7 +140,7 @@ def descent(sweeps: int) -> Patch:
                     "        columns = torch.arange(self.columns, device=W.device)\n"
                     "        moved = self.qcfg.desc_act and self.qcfg.static_groups\n"
                     "        before = Q\n"
-                    "        Q, better = descended(Q, W_raw, H, asymmetric if self.gptaq else None,\n"
+                    "        Q, better = descended(Q, W_raw, H, W_raw @ asymmetric if self.gptaq else None,\n"
                     "            torch.cat(scale, dim=1), torch.cat(zero, dim=1),\n"
                     "            (perm if moved else columns) // size, maxq=int(self.quantizer.maxq),\n"
                     f"            damp=damp, sweeps={sweeps}, where=self.name)\n"
