@@ -122,6 +122,50 @@ def autoround(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     return kept | {"q": q.numpy()}
 
 
+def autoround_training(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
+    """AutoRound's own training of a layer that is one matrix w [out, in], on x [samples, tokens, in].
+
+    It is drawn to targets [samples, tokens, out]. Returns its values q [out, in] and scale [out, groups].
+    """
+    from types import SimpleNamespace
+
+    import torch
+    from auto_round.algorithms.block_runner import BlockForwardRunner
+    from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
+    from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
+
+    stated = {"bits": 4, "group_size": settings["group_size"], "sym": True, "data_type": "int"}
+    config = SignRoundConfig(iters=settings["iterations"], **stated)
+    config.finalize_scheme()
+    tool = SignRoundQuantizer(config)
+    samples = {name: list(torch.from_numpy(arrays[name]).split(1)) for name in ("x", "targets")}
+    count = len(samples["x"])
+    tool.bind(
+        SimpleNamespace(
+            model_context=SimpleNamespace(amp=False, is_diffusion=False, model=None),
+            compress_context=SimpleNamespace(
+                low_gpu_mem_usage=False, enable_torch_compile=False, cache_device="cpu",
+                clear_memory=lambda *_: None,
+            ),
+            calibration_context=SimpleNamespace(batch_size=count, batch_dim=0),
+        )
+    )  # fmt: skip
+    tool.bind_block_forward_runner(
+        BlockForwardRunner(batch_size=count, amp=False, enable_torch_compile=False)
+    )
+    layer = torch.nn.Linear(*arrays["w"].shape[::-1], bias=False)
+    layer.weight.data = torch.from_numpy(arrays["w"].copy())
+    more = {"act_bits": 16, "act_dynamic": True, "scale_dtype": torch.float16}
+    for name, value in (stated | more).items():
+        setattr(layer, name, value)
+    block = torch.nn.Sequential(layer)
+    context = SimpleNamespace(block_index=0, block_cnt=1, block_name="layers.0")
+    with torch.enable_grad():
+        tool.quantize_block(block, samples["x"], {}, samples["targets"], None, context)
+    (found,) = block
+    return {"q": found.weight.detach().numpy(), "scale": found.scale.numpy()}
+
+
 def block_descent(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     """A small layer rounded by AutoRound's own function, improved, and both seen by the tool's own runner.
 
@@ -385,7 +429,17 @@ def backend(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
 
 TASKS = {
     each.__name__: each
-    for each in (gptq, pack_gptq, autoround, block_descent, nvfp4, modelopt, shorten, backend)
+    for each in (
+        gptq,
+        pack_gptq,
+        autoround,
+        autoround_training,
+        block_descent,
+        nvfp4,
+        modelopt,
+        shorten,
+        backend,
+    )
 }
 
 

@@ -38,3 +38,50 @@ def rounded(w: Array, v: Array, low: Array, high: Array, group_size: int) -> tup
                 moved = np.float32(w[row, column] / np.float32(scale) + v[row, column])
                 codes[row, column] = min(max(int(np.round(moved)), -8), 7) + 8
     return codes, scales
+
+
+def trained(
+    w: Array, x: Array, targets: Array, group_size: int, iterations: int
+) -> tuple[Array, Array, list[float]]:
+    """Codes 0 to 15 [out, in], fp16 scales [out, groups], and each step's loss, of AutoRound's training.
+
+    One matrix w [out, in] is the layer: its outputs on x [tokens, in] are drawn to targets [tokens, out].
+    Signed gradients of the mean squared error, rounding being passed through as if it were not there (STE);
+    the step falls from 1 / iterations to 0; the best step's values are kept, as they were before its update.
+    """
+    shape = (w.shape[0], w.shape[1] // group_size)
+    v, factors = np.zeros(w.shape), {"low": np.ones(shape), "high": np.ones(shape)}
+    losses: list[float] = []
+    best = (v, dict(factors))
+    for step in range(iterations):
+        factors = {name: np.clip(each, 0, 1) for name, each in factors.items()}
+        codes, scales = rounded(w, v, factors["low"], factors["high"], group_size)
+        away = x @ _values(codes, scales, group_size).T - targets
+        losses.append(float(np.square(away).mean()))
+        if losses[-1] == min(losses) and losses.count(losses[-1]) == 1:
+            best = (v, dict(factors))
+        gradient = away.T @ x  # of the values; a positive factor is no other sign
+        rate = (1 - step / iterations) / iterations
+        of_v, of_scale = _gradients(w, v, codes, scales, gradient, group_size)
+        negative = scales < 0  # the scale comes from the largest value, else from the smallest
+        v = v - rate * np.sign(of_v)
+        factors["high"] = factors["high"] - rate * np.sign(np.where(negative, -of_scale, 0))
+        factors["low"] = factors["low"] - rate * np.sign(np.where(negative, 0, of_scale))
+    codes, scales = rounded(w, best[0], best[1]["low"], best[1]["high"], group_size)
+    return codes, scales, losses
+
+
+def _values(codes: Array, scales: Array, group_size: int) -> Array:
+    return (codes - 8) * np.repeat(scales.astype(np.float64), group_size, axis=1)
+
+
+def _gradients(
+    w: Array, v: Array, codes: Array, scales: Array, gradient: Array, group_size: int
+) -> tuple[Array, Array]:
+    """Of the offsets [out, in], and of each group's scale [out, groups]."""
+    wide = np.repeat(scales.astype(np.float64), group_size, axis=1)
+    moved = np.round(w / wide + v)
+    inside = (moved >= -8) & (moved <= 7)
+    of_v = gradient * wide * inside
+    of_wide = gradient * ((codes - 8) - inside * w / wide)
+    return of_v, of_wide.reshape(*scales.shape, group_size).sum(axis=2)
