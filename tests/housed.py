@@ -7,7 +7,7 @@ from functools import cache
 
 from bot import job
 from bot import recipe as recipes
-from bot.house import tools
+from bot.backends.patches.asked import asked_digest
 from bot.house.making import of_labs
 from bot.house.model import HouseEvidence
 from bot.lab.record import BaseFacts, Figures, LabEvidence, Measured, Paired, Text, Variant
@@ -126,7 +126,7 @@ def evidence_of(ours: Recipe, theirs: Recipe) -> HouseEvidence:
     """The same evidence, told of a pair that need not ship."""
     told: dict[str, object] = {"recipe": ours.name, "recipe_digest": ours.making_digest()}
     told |= {"counterpart": theirs.name, "counterpart_digest": theirs.making_digest()}
-    told |= {"patches_digest": tools.patches_digest(ours)}
+    told |= {"patches_digest": asked_digest(ours)}
     return evidence().model_copy(update=told)
 
 

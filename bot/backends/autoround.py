@@ -4,6 +4,9 @@ For each layer the rounding offsets and the clipping of each group are trained f
 bring the quantized layer's output near the original's, on batches of the calibration samples; the best step
 is kept. The weights become `auto_round:auto_gptq`: GPTQ's layout with zero points stored minus one.
 
+With `descent_sweeps` codes and scales are improved one by one behind each layer's training, by a patch
+(`block_descent.py`).
+
 Traps of 0.16.1, and what is done about each:
 
 - A model object loaded as CausalLM has its vision tower quantized: a path is passed.
@@ -257,9 +260,14 @@ def _modules(folder: Path, losses: dict[int, float], num_samples: int) -> list[M
 
 
 def _said(mends: Sequence[Patch], acted: Mapping[str, int], resumed_layers: int) -> list[str]:
-    """The patches that acted; one that did so before an interruption only has no count in this run."""
-    before = [each for each in mends if resumed_layers and not acted.get(each.name)]
-    return [*said(mends, acted), *(f"{each.name}: {each.what} (before an interruption)" for each in before)]
+    """The patches that acted. Counts are of this run: layers of an interrupted one had the same patches."""
+    if not resumed_layers:
+        return said(mends, acted)
+    return [
+        f"{each.name}: {each.what} ({acted.get(each.name, 0):,} {each.unit} in this run; "
+        f"an interrupted run made the first {resumed_layers} layers)"
+        for each in mends
+    ]
 
 
 def parameters(
@@ -267,7 +275,7 @@ def parameters(
 ) -> list[ParameterUse]:
     """Every parameter of the method, and whether it acted; `acted`: patch → modules that it changed."""
     inert = {"kv_cache": "the method leaves the cache alone"}
-    if not (acted.get("descent") or resumed_layers):
+    if not (acted.get("descent") or resumed_layers):  # what an interrupted run changed is not counted
         inert |= dict.fromkeys(("descent_sweeps", "damp_percent"), "changed no value in this run")
     if job.device == "cpu":
         inert["low_gpu_mem_usage"] = "there is no GPU"

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bot import job
+from bot.backends.patches.asked import asked_digest
 from bot.errors import InputError
 from bot.figures import plain
-from bot.house import tools
 from bot.house.model import HouseEvidence, OnBase, Setting
 from bot.lab.record import LabEvidence, Measured, Variant
 from bot.recipe import Recipe
@@ -44,7 +44,7 @@ def of_labs(
         num_tried=num_tried,
         tried=tried,
         note=note,
-        patches_digest=tools.patches_digest(house),
+        patches_digest=asked_digest(house),
         split="report",
         bases=bases,
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from bot import log
+from bot.backends.patches.asked import asked_digest
 from bot.edges import machine, process
 from bot.edges.environment import Environment
 from bot.errors import InfrastructureError, InputError
@@ -88,8 +89,9 @@ def quantize(
 def inputs_digest(
     release: Release, recipe: Recipe, base_files: list[FileDigest], environment: Environment
 ) -> str:
-    """sha256 over all that the output depends on."""
+    """sha256 over all that the output depends on; our own code counts where it is a patch of the tool."""
     parts = [release.key, release.base.revision, recipe.digest(), environment.name, environment.digest]
+    parts += [each for each in [asked_digest(recipe)] if each]
     parts += [f"{each.path} {each.sha256}" for each in base_files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -27,11 +27,12 @@ from pathlib import Path
 
 from bot import cli, config, house
 from bot import recipe as recipes
+from bot.backends.patches.asked import asked_digest
 from bot.demo import rehearsal
 from bot.edges import environment
 from bot.edges.device import device
 from bot.errors import GateFailed, InfrastructureError, InputError, ReleaseBotError, UsageError
-from bot.house import bar, making, page, tools
+from bot.house import bar, making, page
 from bot.lab.record import LabEvidence
 from bot.models import read_json, write_json
 from bot.recipe import Recipe
@@ -216,7 +217,7 @@ def _run_labs(pairs: Sequence[Pair], bases: Sequence[Path], out: Path, given: ar
 
 def labs(found: Recipe, out: Path) -> Path:
     """The folder below `out` in which the labs of this recipe lie, with its patches as they are now."""
-    patches = tools.patches_digest(found)
+    patches = asked_digest(found)
     return out / (f"{found.name}-patches-{patches[:12]}" if patches else found.name)
 
 

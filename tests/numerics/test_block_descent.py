@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.numerics.conftest import Arrays, Tool, ToolError
+from tests.oracles import int4
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 HIDDEN, MIDDLE, SIZE, SAMPLES, DAMP = 64, 96, 32, 5, 0.05
@@ -40,9 +41,9 @@ def layer() -> Arrays:
     return arrays
 
 
-def improved(tool: Tool, layer: Arrays, sweeps: int, kept: tuple[str, ...] = ()) -> Arrays:
+def improved(tool: Tool, layer: Arrays, sweeps: int, kept: tuple[str, ...] = (), **more: Any) -> Arrays:
     given: dict[str, Any] = {"group_size": SIZE, "samples": SAMPLES, "damp": DAMP, "sweeps": sweeps}
-    return tool("block_descent", layer, **given, kept=kept)
+    return tool("block_descent", layer, **given, kept=kept, **({"stored": False} | more))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,20 @@ def test_the_layers_error_falls_and_what_feeds_a_product_stays(found: Arrays):
         for what in ("q", "scale"):
             assert found[f"{name}.{what}.before"].tobytes() == found[f"{name}.{what}.after"].tobytes()
     assert found["hooks"] == 0
+
+
+def test_the_packer_writes_what_descent_gave(tool: Tool, layer: Arrays):
+    """Through the dtypes of a real run, BF16 weights and FP16 scales: the file holds those codes exactly."""
+    found = improved(tool, layer, 8, stored=True)
+    for name in IMPROVED:
+        parts = [found[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx")]
+        again = int4.dequantized(parts[0], parts[1], parts[2].astype(np.float16), parts[3])
+        assert (again.astype(np.float32) == found[f"{name}.meant"]).all()
+        np.testing.assert_allclose(found[f"{name}.q.after"], found[f"{name}.meant"], rtol=2**-8)
+    errors = [
+        np.square(found["outputs.base"] - found[f"outputs.{when}"]).mean() for when in ("before", "after")
+    ]
+    assert errors[1] < errors[0] * 0.8
 
 
 def test_a_matrix_that_is_kept_stays(tool: Tool, layer: Arrays):

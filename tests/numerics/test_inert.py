@@ -138,9 +138,7 @@ def test_autorounds_descent_acts_behind_its_training(make: Callable[..., Made]):
     assert weak["acted"]["damp_percent"]
     assert len({json.dumps(each["tensors"], sort_keys=True) for each in (plain, weak, strong)}) == 3
     (said,) = [each for each in weak["patches"] if each.startswith("descent: ")]
-    assert (
-        "(7 modules)" in said
-    )  # qkv, z, out and down of the linear layer; q, k, v, o and down: some may stay
+    assert "(9 modules)" in said  # qkv, z, out, down of the linear layer; q, k, v, o, down of the other
     moved = {name for name, digest in plain["tensors"].items() if weak["tensors"][name] != digest}
     first = {name for name in moved if f"{LAYERS}0.mlp.gate_proj" in name or f"{LAYERS}0.mlp.up_proj" in name}
     assert first == set()  # as trained; the next layer's are trained on other inputs
@@ -172,6 +170,10 @@ def test_choices_survive_an_interruption(
         tool("backend", {}, **given, stop_after_layer=True)
     found = json.loads(str(tool("backend", {}, **given)["json"]))
     assert found["resumed_layers"] == 1
+    assert found["acted"] == make(name, **changes)["acted"]
+    swept = [each for each in found["patches"] if each.startswith("descent: ")]
+    assert all("an interrupted run made the first 1 layers" in each for each in swept)
+    assert bool(swept) == ("descent_sweeps" in changes)
     assert found["tensors"] == make(name, **changes)["tensors"]
 
 

@@ -172,11 +172,13 @@ def block_descent(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     `base.<matrix>` are FP32 weights [out, in], `v.<matrix>` the offsets of the rounding; samples x0, … are
     what the layer gets behind quantized layers, y0, … in the base, [tokens, hidden]. Returns of each matrix q
     and scale before and after, and x, y, its inputs in the improved layer and in the base [tokens, in]; the
-    layer's `outputs.base`, `.before` and `.after` [tokens, hidden].
+    layer's `outputs.base`, `.before` and `.after` [tokens, hidden]. `stored`: in BF16 with FP16 scales, as
+    the tool keeps them, and with what its packer makes of them; `meant` is what descent gave, in FP32.
     """
     import torch
     from auto_round.algorithms.block_runner import BlockForwardRunner
     from auto_round.data_type.int import quant_tensor_sym
+    from auto_round.export.utils import get_autogptq_packing_qlinear
 
     from bot.backends.block_descent import Descent, improve, untrained
     from bot.backends.descent import descended
@@ -184,27 +186,30 @@ def block_descent(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     size, matrices = settings["group_size"], [name[5:] for name in arrays if name.startswith("base.")]
     runner = BlockForwardRunner(batch_size=2, amp=False, enable_torch_compile=False)
     runner.block_forward = None  # what a compiled one would be: not to be called
+    kept, scales_in = (torch.bfloat16, torch.float16) if settings["stored"] else (torch.float32,) * 2
     samples = {
-        kind: [torch.from_numpy(arrays[f"{kind}{i}"])[None] for i in range(settings["samples"])]
+        kind: [torch.from_numpy(arrays[f"{kind}{i}"])[None].to(kept) for i in range(settings["samples"])]
         for kind in "xy"
     }
-    block = _small_layer({name: torch.from_numpy(arrays[f"base.{name}"].copy()) for name in matrices})
+    block = _small_layer({name: torch.from_numpy(arrays[f"base.{name}"]).to(kept) for name in matrices})
     base = untrained(block, samples["y"], runner, {})
     for name in matrices:
         layer = block.get_submodule(name)
         v = torch.from_numpy(arrays[f"v.{name}"]).reshape(-1, size)
         q, scale, zero = quant_tensor_sym(
-            layer.weight.data, bits=4, group_size=size, v=v, scale_dtype=torch.float32
+            layer.weight.data, bits=4, group_size=size, v=v, scale_dtype=scales_in
         )
         layer.weight.data, layer.zp, layer.bits, layer.group_size = q, zero, 4, size
         layer.scale = None if name in settings["kept"] else scale.reshape(len(q), -1)
     every = torch.arange(settings["samples"])
     outputs, native = base.run(matrices, every)
     found = {"outputs.base": outputs} | {f"{name}.y": each for name, each in native.items()}
-    seen: list[int] = []
+    meant: list[torch.Tensor] = []
+    changed: list[bool] = []
 
     def noted(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        seen.append(int(not old.equal(new)))
+        changed.append(not old.equal(new))
+        meant.append(new)
         return new
 
     how = Descent(descended=descended, damp=settings["damp"], sweeps=settings["sweeps"], note=noted)
@@ -221,8 +226,21 @@ def block_descent(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
             if layer.scale is not None:
                 found[f"{name}.scale.{when}"] = layer.scale.clone()
     hooks = sum(len(each._forward_pre_hooks) for each in [*block.modules(), *base.block.modules()])
-    numbers = {"changed": np.array(sum(seen)), "hooks": np.array(hooks)}
-    return {name: each.detach().numpy() for name, each in found.items()} | numbers
+    if settings["stored"]:
+        for name, value in zip(("q_proj", "o_proj", "down_proj"), meant, strict=True):
+            layer = block.get_submodule(name)
+            packed = get_autogptq_packing_qlinear("auto_gptq", 4, size, True)(
+                4, size, layer.in_features, layer.out_features, False, g_idx=True
+            )
+            packed.device = torch.device("cpu")
+            packed.pack(layer, layer.scale, layer.zp, None, "cpu")
+            found |= {f"{name}.{part}": getattr(packed, part) for part in ("qweight", "qzeros", "scales")}
+            found |= {f"{name}.g_idx": packed.g_idx, f"{name}.meant": value}
+    numbers = {"changed": np.array(sum(changed)), "hooks": np.array(hooks)}
+    return {
+        name: (each.float() if each.is_floating_point() else each).detach().numpy()
+        for name, each in found.items()
+    } | numbers
 
 
 def _small_layer(weights: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import housed
 import pytest
@@ -16,20 +17,22 @@ from hypothesis import strategies as st
 from bot import cardlint, figures, house, job
 from bot import recipe as recipes
 from bot.backends import patches
-from bot.backends.patches import gptqmodel
+from bot.backends.patches import autoround, gptqmodel
+from bot.backends.patches.asked import asked_digest
 from bot.checkpoint.folder import FolderSource
 from bot.demo import rehearsal
 from bot.demo.rehearsal import FIXTURE
 from bot.edges import environment
 from bot.errors import InputError, UsageError
 from bot.evidence import Evidence
-from bot.house import bar, making, page, scaling, tools
+from bot.house import bar, making, page, scaling
 from bot.house.model import HouseEvidence, OnBase, gain
 from bot.lab import variants
 from bot.lab.record import Measured, facts_of, weights_digest
 from bot.models import BaseFile, Release, write_json
 from bot.readme import recipe_table
 from bot.stages import card
+from bot.stages.quantize import inputs_digest
 from tests.bench import house as command
 
 HOUSE, COUNTERPART = housed.pair()
@@ -352,9 +355,13 @@ def test_only_the_quantizer_s_own_version_counts():
 
 
 def test_a_recipe_without_patches_needs_no_word_of_them():
-    assert tools.patches_digest(COUNTERPART) is None
-    assert tools.patches_digest(recipes.load("nvfp4")) is None
-    assert tools.patches_digest(HOUSE) == patches.digest([gptqmodel.descent(8)])
+    assert asked_digest(COUNTERPART) is None
+    assert asked_digest(recipes.load("nvfp4")) is None
+    assert asked_digest(recipes.load("autoround-w4a16-g128")) is None
+    assert asked_digest(HOUSE) == patches.digest([gptqmodel.descent(8)])
+    swept = recipes.load(housed.AUTOROUND)
+    assert asked_digest(swept) == patches.digest([autoround.descent(8, 0.05)])
+    assert asked_digest(swept) != patches.digest([autoround.descent(8, 0.06)])
 
 
 # ── from labs ──────────────────────────────────────────────────────────────────────────────
@@ -585,6 +592,19 @@ def test_labs_of_other_patches_lie_elsewhere(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(gptqmodel, "descent", lambda sweeps: rewritten)
     assert before.name.startswith("house-g32-patches-")
     assert command.labs(HOUSE, tmp_path) != before
+
+
+def test_work_of_other_patches_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch):
+    """A run that was interrupted resumes on its inputs' digest: a rewritten patch is another input."""
+    release = SimpleNamespace(key="k", base=SimpleNamespace(revision="0" * 40))
+    place = SimpleNamespace(name="e", digest="d")
+    swept, plain = recipes.load(housed.AUTOROUND), recipes.load("autoround-w4a16-g128")
+    before = [inputs_digest(release, each, [], place) for each in (swept, plain)]
+    made = autoround.descent(8, 0.05)
+    rewritten = dataclasses.replace(made, edits=(dataclasses.replace(made.edits[0], new="pass\n"),))
+    monkeypatch.setattr(autoround, "descent", lambda sweeps, damp: rewritten)
+    after = [inputs_digest(release, each, [], place) for each in (swept, plain)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True]
 
 
 @pytest.mark.parametrize("name", house.names())

@@ -402,6 +402,19 @@ def test_descent_needs_the_path_that_has_it_and_is_no_part_of_a_recipe_without_i
     assert "descent_sweeps" not in json.loads(parse(FOEM).canonical())["method"]
 
 
+def test_autorounds_descent_and_its_damping_go_together():
+    swept = (recipes.RECIPES_DIR / "house-autoround-g128.yaml").read_text(encoding="utf-8")
+    damp, sweeps = "  damp_percent: 0.05\n", "  descent_sweeps: 8\n"
+    for missing, words in ((damp, "descent needs damp_percent"), (sweeps, "damp_percent is for descent")):
+        with pytest.raises(RecipeError) as caught:
+            parse(swept.replace(missing, ""))
+        assert words in caught.value.problems[0]["message"]
+    plain = parse(swept.replace(damp, "").replace(sweeps, ""))
+    assert parse(swept.replace(damp, "").replace(sweeps, "  descent_sweeps: 0\n")).digest() == plain.digest()
+    assert parse(swept).digest() != plain.digest()
+    assert not {"descent_sweeps", "damp_percent"} & set(json.loads(plain.canonical())["method"])
+
+
 NVFP4 = (recipes.RECIPES_DIR / "nvfp4.yaml").read_text(encoding="utf-8")
 
 
