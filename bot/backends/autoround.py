@@ -34,7 +34,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ from bot.backends import imports, observe
 from bot.backends.autoround_resume import reconcile
 from bot.backends.autoround_watch import Watch
 from bot.backends.patches import Patch, applied, said
-from bot.backends.patches.autoround import asked
+from bot.backends.patches.autoround import asked, seeded_layers
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.errors import RecipeError
@@ -103,8 +102,8 @@ def quantize(
         device_map="cpu" if job.device == "cpu" else 0,
     )
     loaded = time.monotonic()
-    mends = asked(method)
-    with applied(mends) as acted, _counted(expected[0]) as count, _seeded(recipe.calibration.seed):
+    mends = [seeded_layers(recipe.calibration.seed), *asked(method)]
+    with applied(mends) as acted, _counted(expected[0]) as count:
         _, folders = tool.quantize_and_save(str(state / "output"), format=method.packing)
     watch.check()
     quantized, resumed = time.monotonic(), total - watch.trained
@@ -126,7 +125,6 @@ def quantize(
         parameters=parameters(method, job, acted.counts(), resumed_layers=resumed),
         patches=[
             *patches,
-            "each layer's training starts from its own seed (calibration seed + layer)",
             *_said(mends, acted.counts(), resumed),
         ],
         num_layers=total,
@@ -189,30 +187,6 @@ class Batches:
             shares.append(min(count, len(each)))
             count -= shares[-1]
         return [*shares, count]
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Have each layer's training start from its own random state.
-
-    The tool draws a layer's batches from Python's global generator, whose state its resume does not keep: a
-    resumed run would train the remaining layers on other batches (seen: other losses, other weights).
-    """
-    from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
-    from transformers import set_seed
-
-    original = SignRoundQuantizer.quantize_block
-
-    def seeded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = signature(original).bind(self, *args, **kwargs).arguments
-        set_seed(seed + given["block_ctx"].block_index)
-        return original(self, *args, **kwargs)
-
-    SignRoundQuantizer.quantize_block = seeded
-    try:
-        yield
-    finally:
-        SignRoundQuantizer.quantize_block = original
 
 
 class _Count:

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.backends import imports, observe
 from bot.backends.patches import applied, said
-from bot.backends.patches.modelopt import FP4_WITHOUT_CUDA
+from bot.backends.patches.modelopt import asked
 from bot.backends.report import Report
 from bot.backends.torchvision_ops import declare_missing
 from bot.models import BackendJob, BackendResult, ParameterUse, write_atomically
@@ -98,7 +98,7 @@ def quantize(
     model.eval()
     loaded = time.monotonic()
     calibrator = Calibrator(calibration, state, observe.num_layers(expected), report)
-    rounding = [FP4_WITHOUT_CUDA] if job.device == "cpu" and not _by_largest(method) else []
+    rounding = asked(method) if job.device == "cpu" else []
     with calibrator.counting(model), applied(rounding) as acted:
         mtq.quantize(model, config(expected, method, state), calibrator.run)
     quantized = time.monotonic()

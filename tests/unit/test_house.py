@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bot import cardlint, figures, house, job
 from bot import recipe as recipes
 from bot.backends import patches
-from bot.backends.patches import autoround, gptqmodel
+from bot.backends.patches import autoround, gptqmodel, modelopt
 from bot.backends.patches.asked import asked_digest
 from bot.checkpoint.folder import FolderSource
 from bot.demo import rehearsal
@@ -357,6 +357,9 @@ def test_only_the_quantizer_s_own_version_counts():
 def test_a_recipe_without_patches_needs_no_word_of_them():
     assert asked_digest(COUNTERPART) is None
     assert asked_digest(recipes.load("nvfp4")) is None
+    ours = ("bot.backends.modelopt_gptq",)
+    assert asked_digest(recipes.load("house-nvfp4")) == patches.digest([modelopt.FP4_WITHOUT_CUDA], ours)
+    assert asked_digest(recipes.load("house-nvfp4")) != patches.digest([modelopt.FP4_WITHOUT_CUDA])
     assert asked_digest(recipes.load("autoround-w4a16-g128")) is None
     assert asked_digest(HOUSE) == patches.digest([gptqmodel.descent(8)])
     swept = recipes.load(housed.AUTOROUND)

@@ -30,13 +30,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bot.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
 
+Value = TypeVar("Value")
 _OURS = re.compile(r"\bfrom (bot(?:\.\w+)+) import\b")
 
 
@@ -87,8 +88,8 @@ class Acted:
                 self._counts[name] += 1
         return new
 
-    def stood_in(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """`value`, where the tool itself could only have stopped; counted each time."""
+    def stood_in(self, name: str, value: Value) -> Value:
+        """`value`, where the tool itself has none, or could only have stopped; counted each time."""
         with self._lock:
             self._counts[name] += 1
         return value
@@ -131,15 +132,16 @@ def said(patches: Iterable[Patch], counts: Mapping[str, int]) -> list[str]:
     ]
 
 
-def digest(patches: Iterable[Patch]) -> str:
+def digest(patches: Iterable[Patch], modules: Iterable[str] = ()) -> str:
     """sha256 over what `patches` do: names, pins and edits, and the modules of ours that new lines import.
 
     Their order and their words (`what`, `unit`) do not count. A module counts as the text of its file: it
-    is found without being imported, since it may need torch. Raises BackendError where there is none.
+    is found without being imported, since it may need torch; so do the further `modules`. Raises BackendError
+    where there is none.
     """
     ordered = sorted(patches, key=lambda each: each.name)
     edits = [(patch, edit) for patch in ordered for edit in patch.edits]
-    ours = sorted({name for _, edit in edits for name in _OURS.findall(edit.new)})
+    ours = sorted({name for _, edit in edits for name in _OURS.findall(edit.new)} | set(modules))
     content = {
         "pins": [[each.name, each.package, each.version] for each in ordered],
         "edits": [[p.name, str(e.target), e.target.sha256, e.old, e.new] for p, e in edits],

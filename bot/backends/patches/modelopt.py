@@ -8,7 +8,12 @@ GPU's it changes nothing. It counts the tensors that it quantized.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bot.backends.patches import Edit, Patch, Target
+
+if TYPE_CHECKING:
+    from bot.recipe_methods import NvFp4Method
 
 PACKAGE, VERSION = "nvidia-modelopt", "0.47.0"
 _MODULE = "modelopt.torch.quantization.tensor_quant"
@@ -57,3 +62,8 @@ FP4_WITHOUT_CUDA = Patch(
         ),
     ),
 )
+
+
+def asked(method: NvFp4Method) -> list[Patch]:
+    """The patches that `method` asks for: none where it only looks for the largest weights."""
+    return [FP4_WITHOUT_CUDA] if method.algorithm != "max" or method.rounding != "nearest" else []
