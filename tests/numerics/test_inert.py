@@ -18,12 +18,46 @@ import pytest
 from bot import recipe as recipes
 from bot.demo.rehearsal import FIXTURE
 from bot.recipe import Recipe
+from bot.recipe_methods import AutoRoundMethod, GptqMethod, MethodModel, NvFp4Method
 from tests.numerics.conftest import Tool, ToolError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 Made = dict[str, Any]
 LAYERS = "model.language_model.layers."
 GPTQ = {"rounding": "gptq", "damp_percent": 0.01}
+
+
+ONE_BY_ONE: list[tuple[str, str, dict[str, Any]]] = [
+    ("gptq-foem-g32", "act_group_aware", {"act_group_aware": False}),
+    ("gptq-foem-g32", "fallback_rtn_threshold", {"fallback_rtn_threshold": None}),
+    ("gptq-foem-g32", "mse", {"mse": 0.0}),
+    ("gptq-foem-g32", "foem_alpha", {"foem_alpha": 0.0}),
+    ("gptq-foem-g32", "foem_beta", {"foem_beta": 0.0}),
+    ("gptq-foem-g32", "true_sequential", {"true_sequential": False}),
+    ("gptq-foem-g32", "damp_percent", {"damp_percent": 0.01}),
+    ("gptq-foem-g32", "descent_sweeps", {"descent_sweeps": 2}),
+    ("gptq-w4a16-g128", "desc_act", {"desc_act": False, "static_groups": False}),
+    ("gptq-w4a16-g128", "damp_percent", {"damp_percent": 0.05}),
+    ("gptq-w4a16-g128", "true_sequential", {"true_sequential": False}),
+    ("autoround-w4a16-g128", "iterations", {"iterations": 30}),
+    ("autoround-w4a16-g128", "batch_size", {"batch_size": 1}),
+    ("autoround-w4a16-g128", "learning_rate", {"learning_rate": 0.02}),
+    ("autoround-w4a16-g128", "minmax_learning_rate", {"minmax_learning_rate": 0.01}),
+    ("autoround-w4a16-g128", "alg_ext", {"alg_ext": True}),
+    ("autoround-w4a16-g128", "descent_sweeps", {"descent_sweeps": 2, "damp_percent": 0.05}),
+    ("autoround-w4a16-g128", "low_gpu_mem_usage", {"low_gpu_mem_usage": False}),
+    ("nvfp4", "algorithm", {"algorithm": "mse"}),
+    ("nvfp4", "algorithm", {"algorithm": "local_hessian"}),
+    ("nvfp4", "rounding", GPTQ),
+]
+# What makes another format, and what is asked elsewhere or cannot be here.
+FORMAT = {"backend", "packing", "bits", "group_size", "sym"}
+ELSEWHERE = {
+    "static_groups": "with desc_act, which it is for",
+    "patches": "test_a_patch_acts_in_a_whole_run",
+    "kv_cache": "test_nvfp4s_cache_is_a_word_in_the_config; the other methods refuse it",
+    "torch_compile": "off on CPUs, where compiling takes longer than the run",
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,31 +96,21 @@ def small(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(content)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter", "changes"),
-    [
-        ("gptq-foem-g32", "act_group_aware", {"act_group_aware": False}),
-        ("gptq-foem-g32", "fallback_rtn_threshold", {"fallback_rtn_threshold": None}),
-        ("gptq-foem-g32", "mse", {"mse": 0.0}),
-        ("gptq-foem-g32", "foem_alpha", {"foem_alpha": 0.0}),
-        ("gptq-foem-g32", "foem_beta", {"foem_beta": 0.0}),
-        ("gptq-foem-g32", "true_sequential", {"true_sequential": False}),
-        ("gptq-foem-g32", "damp_percent", {"damp_percent": 0.01}),
-        ("gptq-w4a16-g128", "desc_act", {"desc_act": False, "static_groups": False}),
-        ("gptq-w4a16-g128", "damp_percent", {"damp_percent": 0.05}),
-        ("gptq-w4a16-g128", "true_sequential", {"true_sequential": False}),
-        ("autoround-w4a16-g128", "iterations", {"iterations": 30}),
-        ("autoround-w4a16-g128", "batch_size", {"batch_size": 1}),
-        ("autoround-w4a16-g128", "learning_rate", {"learning_rate": 0.02}),
-        ("autoround-w4a16-g128", "minmax_learning_rate", {"minmax_learning_rate": 0.01}),
-        ("autoround-w4a16-g128", "alg_ext", {"alg_ext": True}),
-        ("autoround-w4a16-g128", "descent_sweeps", {"descent_sweeps": 2, "damp_percent": 0.05}),
-        ("autoround-w4a16-g128", "low_gpu_mem_usage", {"low_gpu_mem_usage": False}),
-        ("nvfp4", "algorithm", {"algorithm": "mse"}),
-        ("nvfp4", "algorithm", {"algorithm": "local_hessian"}),
-        ("nvfp4", "rounding", GPTQ),
-    ],
-)
+@pytest.mark.parametrize("method", [GptqMethod, AutoRoundMethod, NvFp4Method])
+def test_every_parameter_is_asked_for(method: type[MethodModel]):
+    """A field that a method gets must be seen to act, or to be inert: here, or where `ELSEWHERE` says."""
+    backend = method.model_fields["backend"].annotation
+    asked = {
+        parameter
+        for name, parameter, _ in ONE_BY_ONE
+        if (backend.__args__ if backend else ()) == (recipes.load(name).method.backend,)
+    }
+    if method is not GptqMethod:
+        asked |= {"damp_percent"}  # test_autorounds_descent_…, test_nvfp4s_damping_acts
+    assert set(method.model_fields) - FORMAT - set(ELSEWHERE) == asked - FORMAT
+
+
+@pytest.mark.parametrize(("name", "parameter", "changes"), ONE_BY_ONE)
 def test_what_is_said_to_act_acts_and_nothing_else(
     make: Callable[..., Made], name: str, parameter: str, changes: dict[str, Any]
 ):
