@@ -125,7 +125,8 @@ def autoround(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
 def autoround_training(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     """AutoRound's own training of a layer that is one matrix w [out, in], on x [samples, tokens, in].
 
-    It is drawn to targets [samples, tokens, out]. Returns its values q [out, in] and scale [out, groups].
+    It is drawn to targets [samples, tokens, out]; `v2`: by SignRound V2. Returns its values q [out, in] and
+    scale [out, groups].
     """
     from types import SimpleNamespace
 
@@ -133,11 +134,12 @@ def autoround_training(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
     from auto_round.algorithms.block_runner import BlockForwardRunner
     from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
     from auto_round.algorithms.quantization.sign_round.quantizer import SignRoundQuantizer
+    from auto_round.algorithms.quantization.sign_roundv2.quantizer import SignRoundV2Quantizer
 
     stated = {"bits": 4, "group_size": settings["group_size"], "sym": True, "data_type": "int"}
     config = SignRoundConfig(iters=settings["iterations"], **stated)
     config.finalize_scheme()
-    tool = SignRoundQuantizer(config)
+    tool = (SignRoundV2Quantizer if settings["v2"] else SignRoundQuantizer)(config)
     samples = {name: list(torch.from_numpy(arrays[name]).split(1)) for name in ("x", "targets")}
     count = len(samples["x"])
     tool.bind(
@@ -148,8 +150,10 @@ def autoround_training(arrays: Arrays, settings: dict[str, Any]) -> Arrays:
                 clear_memory=lambda *_: None,
             ),
             calibration_context=SimpleNamespace(batch_size=count, batch_dim=0),
+            scheme_context=SimpleNamespace(**stated, act_bits=16, super_group_size=None),
         )
     )  # fmt: skip
+    tool.prepare_run()
     tool.bind_block_forward_runner(
         BlockForwardRunner(batch_size=count, amp=False, enable_torch_compile=False)
     )

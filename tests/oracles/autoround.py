@@ -40,6 +40,53 @@ def rounded(w: Array, v: Array, low: Array, high: Array, group_size: int) -> tup
     return codes, scales
 
 
+def searched(w: Array, group_size: int) -> Array:
+    """SignRound V2's first scales [out, groups], float32: of 201 about the largest magnitude / 8, the best.
+
+    Best is the least squared error of the group; the largest magnitude becomes a code from −14 to −2 before
+    it is clipped.
+    """
+    grouped = w.reshape(w.shape[0], -1, group_size)
+    found = np.zeros(grouped.shape[:2], dtype=np.float32)
+    for at in np.ndindex(*found.shape):
+        group = grouped[at]
+        largest = group[np.abs(group).argmax()]
+        inverses = [np.float32(-(8 - 0.06 * step)) / largest for step in [0, *range(-100, 101)]]
+        losses = [
+            np.square(np.clip(np.round(inverse * group), -8, 7) / inverse - group).sum()
+            for inverse in inverses
+        ]
+        found[at] = 1 / inverses[int(np.argmin(losses))]
+    return np.where(found < 0, np.minimum(found, -LEAST_SCALE), np.maximum(found, LEAST_SCALE))
+
+
+def trained_v2(
+    w: Array, x: Array, targets: Array, group_size: int, iterations: int
+) -> tuple[Array, Array, list[float]]:
+    """As `trained`, by SignRound V2: one factor a group, from 0 to 2, on the scale that was searched for."""
+    first = searched(w, group_size)
+    v, factor = np.zeros(w.shape), np.ones(first.shape)
+    losses: list[float] = []
+    best = (v, factor)
+    for step in range(iterations):
+        factor = np.clip(factor, 0, 2)
+        codes, scales = _at(w, v, first, factor, group_size)
+        away = x @ _values(codes, scales, group_size).T - targets
+        losses.append(float(np.square(away).mean()))
+        if losses.index(min(losses)) == step:
+            best = (v, factor)
+        rate = (1 - step / iterations) / iterations
+        of_v, of_scale = _gradients(w, v, codes, scales, away.T @ x, group_size)
+        v, factor = v - rate * np.sign(of_v), factor - rate * np.sign(of_scale * first)
+    return (*_at(w, best[0], first, best[1], group_size), losses)
+
+
+def _at(w: Array, v: Array, first: Array, factor: Array, group_size: int) -> tuple[Array, Array]:
+    scales = (first * factor.astype(np.float32)).astype(np.float16)
+    wide = np.repeat(scales.astype(np.float32), group_size, axis=1)
+    return np.clip(np.round((w / wide + v).astype(np.float32)), -8, 7).astype(np.int64) + 8, scales
+
+
 def trained(
     w: Array, x: Array, targets: Array, group_size: int, iterations: int
 ) -> tuple[Array, Array, list[float]]:
@@ -58,7 +105,7 @@ def trained(
         codes, scales = rounded(w, v, factors["low"], factors["high"], group_size)
         away = x @ _values(codes, scales, group_size).T - targets
         losses.append(float(np.square(away).mean()))
-        if losses[-1] == min(losses) and losses.count(losses[-1]) == 1:
+        if losses.index(min(losses)) == step:
             best = (v, dict(factors))
         gradient = away.T @ x  # of the values; a positive factor is no other sign
         rate = (1 - step / iterations) / iterations
