@@ -27,7 +27,7 @@ from bot.serving.store import replacing
 KEPT = ("kld", "nll", "base_nll", "agree", "window")
 IDENTITY = ("key", "release_key", "recipe_name", "recipe_digest")
 TOLERANCE = 1e-5  # relative: a mean over the same numbers, summed in another order
-DAMAGE = (BadZipFile, EOFError, OSError, ValueError, NotImplementedError, zlib.error)
+DAMAGE = (BadZipFile, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError, zlib.error)
 
 
 class Records:
@@ -67,9 +67,9 @@ class Records:
         """`kld`, `nll`, `base_nll`, `agree` and `window`, each [T]. Raises InputError for a damaged file."""
         path = self._arrays(key, domain)
         try:
-            with np.load(path) as found:
-                return {name: found[name] for name in KEPT}
-        except (*DAMAGE, KeyError) as e:
+            with path.open("rb") as file, np.load(file) as found:
+                return {name: np.asarray(found[name]) for name in KEPT}
+        except DAMAGE as e:
             raise InputError(f"{path.name} cannot be read: {e}", where=str(path)) from e
 
     def _require(self, found: Measured, wanted: Measured, domains: Sequence[str]) -> None:

@@ -35,8 +35,8 @@ from bot.errors import (
     ReleaseBotError,
     UsageError,
 )
-from bot.job import Job
 from bot.house import bar
+from bot.job import Job
 from bot.lab import compare, conditions, domains, folder, run, tables, variants
 from bot.lab.conditions import Conditions
 from bot.lab.kept import Records
@@ -412,11 +412,12 @@ def test_a_fault_of_the_machine_ends_the_run(
         failing(hub, tmp_path, monkeypatch, error)
 
 
-def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError) -> Measured:
+def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError | None) -> Measured:
     """What is measured of a variant whose stages raise `error`; the base needs no engine here."""
 
     def stages(*_: object, **__: object) -> None:
-        raise error
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(run.pipeline, "run", stages)
     monkeypatch.setattr(run.scoring, "diverge", lambda _: None)
@@ -426,6 +427,33 @@ def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: Release
     held = Conditions(backends="b", tools="t", scoring=["s"])
     bench = run.Bench(engine=engine(out), records=Records(out), conditions=held, plans=plans)
     return run.measured(bench, made, asked[0])
+
+
+def test_a_variant_of_figures_that_are_no_numbers_is_shown_as_failed(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def scored(*_: object) -> tuple[Measured, dict[str, Arrays]]:
+        return measured("k").model_copy(update={"relative_error": float("nan")}), by_domain(0.1)
+
+    monkeypatch.setattr(run, "_built", lambda *_: None)
+    monkeypatch.setattr(run, "_scored", scored)
+    found = failing(hub, tmp_path, monkeypatch, None)
+    assert "relative_error nan" in (found.failure or "")
+    assert not list(tmp_path.glob("variants/*"))
+
+
+def test_a_damaged_record_is_no_result_of_a_run(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The record that the run looks for, of another recipe: its stages run, and here they fail."""
+    keys = []
+    monkeypatch.setattr(Records, "read", lambda _, found, domains: keys.append(found.key))
+    failing(hub, tmp_path, monkeypatch, BackendError("a NaN loss"))
+    monkeypatch.undo()
+    Records(tmp_path).keep(borne_out(keys[0], by_domain(0.1)), by_domain(0.1))
+    found = failing(hub, tmp_path, monkeypatch, BackendError("a NaN loss"))
+    assert found.failure == "a NaN loss"
+    assert f"the record {keys[0]} is not taken" in capsys.readouterr().err
 
 
 def test_the_command_without_network_says_what_fails_without_a_traceback(
@@ -594,13 +622,18 @@ def damaged(path: Path, how: str) -> None:
         path.write_bytes(bytes(content))
     elif how == "empty":
         path.write_bytes(b"")
+    elif how == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.ones(4))
     elif how == "an array less":
         np.savez(path, **{name: each for name, each in arrays(0.1).items() if name != "window"})  # type: ignore[arg-type]
     else:
         np.savez(path, **{name: each[:-1] for name, each in arrays(0.1).items()})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("how", ["lost", "cut", "a byte", "empty", "an array less", "a token less"])
+@pytest.mark.parametrize(
+    "how", ["lost", "cut", "a byte", "empty", "one array", "an array less", "a token less"]
+)
 def test_arrays_that_are_damaged_are_told_of_and_measured_anew(
     kept: tuple[Records, Measured], how: str, capsys: pytest.CaptureFixture[str]
 ):
@@ -622,8 +655,8 @@ def test_arrays_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
         file.write(b"PK")  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
         records.keep(record, found)
     assert records.read(wanted("k"), DOMAINS) == record
     assert len(list(records.folder.iterdir())) == 4
