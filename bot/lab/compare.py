@@ -37,19 +37,21 @@ def overall(by_domain: Mapping[str, Arrays]) -> float:
 def paired(one: Mapping[str, Arrays], reference: Mapping[str, Arrays]) -> list[Paired]:
     """`one` beside `reference`, each domain and then all of them.
 
+    There is no row where the reference's divergence is 0, as a whole or in a resample: no change is defined.
     Raises InputError when the two were not scored on the same windows.
     """
-    rows, differences, ratios = [], [], []
+    rows: list[Paired] = []
+    differences, ratios = [], []
     for index, domain in enumerate(reference):
         mine, other = one[domain], reference[domain]
         _require_same(domain, mine, other)
         means = _resampled(mine, SEED + index), _resampled(other, SEED + index)
-        rows.append(_row(domain, float(mine["kld"].mean()), float(other["kld"].mean()), *means))
+        rows += _row(domain, float(mine["kld"].mean()), float(other["kld"].mean()), *means)
         differences.append(means[0])
         ratios.append(means[1])
     mean: Means = np.mean(differences, axis=0)
     mean_of_reference: Means = np.mean(ratios, axis=0)
-    return [*rows, _row(ALL, overall(one), overall(reference), mean, mean_of_reference)]
+    return rows + _row(ALL, overall(one), overall(reference), mean, mean_of_reference)
 
 
 def _resampled(arrays: Arrays, seed: int) -> Means:
@@ -69,8 +71,11 @@ def _require_same(domain: str, mine: Arrays, other: Arrays) -> None:
         )
 
 
-def _row(domain: str, mine: float, other: float, mine_R: Means, other_R: Means) -> Paired:
-    return Paired(
+def _row(domain: str, mine: float, other: float, mine_R: Means, other_R: Means) -> list[Paired]:
+    """The row, or none where it would divide by 0."""
+    if other <= 0 or other_R.min() <= 0:
+        return []
+    row = Paired(
         domain=domain,
         kld=mine,
         difference=mine - other,
@@ -78,6 +83,7 @@ def _row(domain: str, mine: float, other: float, mine_R: Means, other_R: Means) 
         change=mine / other - 1,
         change_interval=_interval(mine_R / other_R - 1),
     )
+    return [row]
 
 
 def _interval(values_R: Means) -> Interval:

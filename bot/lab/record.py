@@ -1,10 +1,9 @@
 """What the lab writes: one record a variant, and the evidence that compares them.
 
-The models are read where NumPy is not, by cards and tables: it is imported where arrays are.
+The models are read where NumPy is not, by cards and tables: arrays are `bot.lab.kept`'s.
 
 A record is named by a key over everything that its figures depend on: the release's key (base, resolved
-recipe, epoch), the conditions (`bot.lab.conditions`), and the texts and windows. A variant whose record is
-there is not run again. Beside it lie its per-token arrays, so that any two records can be compared later.
+recipe, epoch), the conditions (`bot.lab.conditions`), and the texts and windows.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bot.measurements import Interval
@@ -26,8 +24,6 @@ from bot.models import (
     Model,
     ParameterUse,
     Sha256,
-    read_json,
-    write_json,
 )
 
 if TYPE_CHECKING:
@@ -176,37 +172,3 @@ def key_of(release_key: str, conditions: list[str], texts: list[Text]) -> str:
     """16 hex digits over what a record's figures depend on."""
     content = [release_key, conditions, [each.model_dump(mode="json") for each in texts]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class Records:
-    """The records below a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "variants"
-
-    def read(self, key: str) -> Measured | None:
-        """The record called `key`, unless it or one of its arrays is not there."""
-        path = self.folder / f"{key}.json"
-        if not path.is_file():
-            return None
-        found = read_json(path, Measured)
-        return found if all(self._arrays(key, each.domain).is_file() for each in found.figures) else None
-
-    def keep(self, measured: Measured, arrays: dict[str, Arrays]) -> None:
-        """Keep a record; its arrays first, by domain."""
-        import numpy as np
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for domain, found in arrays.items():
-            np.savez(self._arrays(measured.key, domain), allow_pickle=False, **found)
-        write_json(self.folder / f"{measured.key}.json", measured)
-
-    def arrays(self, key: str, domain: str) -> Arrays:
-        """`kld`, `nll`, `base_nll`, `agree` and `window`, each [T]."""
-        import numpy as np
-
-        with np.load(self._arrays(key, domain)) as found:
-            return {name: found[name] for name in found.files}
-
-    def _arrays(self, key: str, domain: str) -> Path:
-        return self.folder / f"{key}-{domain}.npz"

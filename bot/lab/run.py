@@ -27,13 +27,14 @@ from bot.edges.hub import Hub
 from bot.errors import AuditFailed, BackendError, InputError, NotServable, RecipeError
 from bot.evidence import AuditEvidence
 from bot.job import Job
-from bot.lab import compare, conditions, domains, tables, variants
+from bot.lab import compare, conditions, domains, folder, tables, variants
 from bot.lab.conditions import Conditions
 from bot.lab.domains import Split
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, facts_of
+from bot.lab.kept import KEPT, Records
+from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Text, facts_of
 from bot.lab.variants import Asked
 from bot.measurements import Divergence
-from bot.models import QuantizeEvidence, write_atomically, write_json
+from bot.models import Base, QuantizeEvidence, write_atomically, write_json
 from bot.recipe import Recipe
 from bot.recipe_evaluation import Evaluation
 from bot.serving import engine as engines
@@ -41,7 +42,6 @@ from bot.serving import scoring, subject
 from bot.serving.engine import Engine
 from bot.serving.examination import Examination
 
-KEPT = ("kld", "nll", "base_nll", "agree", "window")
 FAILURES = (AuditFailed, BackendError, InputError, NotServable, RecipeError)  # of a variant, not of the run
 TOOLS = ("auto-round", "gptqmodel", "nvidia-modelopt", "torch", "transformers")
 
@@ -66,14 +66,18 @@ def run(
 ) -> LabEvidence:
     """Measure every variant that has no record yet, and write evidence, table and plot below `out`.
 
-    Raises UsageError for variants of other windows, what a base or a recipe that cannot be used raises, and
-    EngineError or InfrastructureError; what was measured until then is kept.
+    Raises UsageError for variants of other windows or an `out` that is a file, Refused for an `out` that
+    holds another base's evidence, what a base or a recipe that cannot be used raises, and EngineError or
+    InfrastructureError; what was measured until then is kept.
     """
+    folder.require_folder(out)
     code = conditions.code_digest()
     recipes = [each.recipe() for each in asked]
     variants.require_same_windows(asked, recipes)
+    base = resolved(base_text, hub)
+    folder.require_same_base(out, base)
     plans = texts(split, recipes[0].evaluation, hub)
-    jobs = prepared(base_text, asked, recipes, hub, config, conditions.work_folder(out, code))
+    jobs = prepared(base, asked, recipes, hub, config, conditions.work_folder(out, code))
     engine, tools = engines.ready(config.home), environment.ensure(f"quantize-{device()}", config.home)
     held = Conditions(backends=code, tools=tools.digest, scoring=conditions.scoring(engine))
     bench = Bench(engine=engine, records=Records(out), conditions=held, plans=plans)
@@ -82,7 +86,7 @@ def run(
         log.info(f"\nVariant {number} of {len(asked)}: {each.label}")
         labelled.append((each.label, measured(bench, made, each)))
     evidence = LabEvidence(
-        base=jobs[0].release.base,
+        base=base,
         base_facts=facts_of(jobs[0].base, _config(jobs[0])),
         split=split,
         texts=bench.texts,
@@ -106,12 +110,17 @@ def texts(split: Split, plan: Evaluation, hub: Hub) -> dict[str, Evaluation]:
     return {each.name: domains.evaluation(each, split, plan, hub) for each in domains.DOMAINS}
 
 
-def prepared(
-    base_text: str, asked: Sequence[Asked], recipes: Sequence[Recipe], hub: Hub, config: Config, work: Path
-) -> list[Job]:
-    """Every variant's release, all of the commit that the base is at now. Raises as `job.prepare`."""
+def resolved(base_text: str, hub: Hub) -> Base:
+    """The base at the commit that it is at now. Raises UsageError, InputError."""
     state = hub.state(*naming.parse_base(base_text))
-    pinned = f"{state.repo_id}@{state.revision}"
+    return Base(repo_id=state.repo_id, revision=state.revision)
+
+
+def prepared(
+    base: Base, asked: Sequence[Asked], recipes: Sequence[Recipe], hub: Hub, config: Config, work: Path
+) -> list[Job]:
+    """Every variant's release, all of one commit of the base. Raises as `job.prepare`."""
+    pinned = f"{base.repo_id}@{base.revision}"
     made = []
     for each, recipe in zip(asked, recipes, strict=True):
         log.info(f"\n{each.label}")
@@ -158,18 +167,18 @@ def _write(evidence: LabEvidence, out: Path) -> None:
 def measured(bench: Bench, made: Job, asked: Asked) -> Measured:
     """The variant's record: found, or made now; with the reason where it failed."""
     key = bench.conditions.key(made.release.key, made.recipe, bench.texts)
-    if found := bench.records.read(key):
+    blank = _blank(key, made, asked)
+    if found := bench.records.read(blank, list(bench.plans)):
         log.info(f"  measured already ({key})")
         return found
-    blank = _blank(key, made, asked)
     bases = _bases(bench, made)
     try:
         pipeline.run(made, until="audit")
         found, arrays = _scored(made, bases, _built(blank, made))
+        bench.records.keep(found, arrays)
     except FAILURES as e:
         log.warning(str(e))
         return blank.model_copy(update={"failure": e.what})
-    bench.records.keep(found, arrays)
     return found
 
 

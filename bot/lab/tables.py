@@ -41,13 +41,21 @@ BOUNDS = (
 RESUMED = (
     "r: quantizing was broken off and gone on with. Seconds and memory are those of the last process alone."
 )
+MIN_WINDOWS = 32
+FEW_WINDOWS = (
+    f"Fewer than {MIN_WINDOWS} windows: intervals of so few are too narrow, one window's has no width, and "
+    "that one leaves zero out shows nothing"
+)
+UNDEFINED = (
+    "–: the first's divergence is 0 there, as a whole or in resamples, and no change of it is defined."
+)
 
 
 def text(evidence: LabEvidence) -> str:
     """Both tables for a terminal or, fenced, for a file, and what must be known to read them."""
     title = (
         f"{evidence.base.repo_id}@{evidence.base.revision[:8]}, split {evidence.split}: "
-        f"{evidence.num_variants} variants beside {evidence.reference}"
+        f"{_others(evidence.num_variants - 1)} beside {evidence.reference}"
     )
     full = is_full(evidence)
     first = log.table(_named(COLUMNS, full=full), [_row(each) for each in evidence.variants], title=title)
@@ -56,7 +64,31 @@ def text(evidence: LabEvidence) -> str:
     notes = [f"{v.label}: {v.measured.failure}" for v in evidence.variants if v.measured.failure]
     notes += [] if full else [BOUNDS]
     notes += [RESUMED] if any(each.measured.resumed_layers for each in evidence.variants) else []
+    notes += [UNDEFINED] if _lacks_change(evidence) else []
+    notes += _few_windows(evidence)
     return "\n".join([first, "", second, *([""] if notes else []), *notes])
+
+
+def _others(number: int) -> str:
+    return f"{number or 'no'} variant{'' if number == 1 else 's'}"
+
+
+def _lacks_change(evidence: LabEvidence) -> bool:
+    """Whether a variant with figures has no change beside a reference with figures, over some text or all."""
+    reference, wanted = evidence.variants[0], {ALL, *(each.domain for each in evidence.texts)}
+    return reference.kld is not None and any(
+        each.kld is not None
+        and each.measured.key != reference.measured.key
+        and not wanted <= {row.domain for row in each.against_reference}
+        for each in evidence.variants[1:]
+    )
+
+
+def _few_windows(evidence: LabEvidence) -> list[str]:
+    """A line where an interval rests on too few windows to be believed."""
+    found = {f.domain: f.num_windows for each in evidence.variants for f in each.measured.figures}
+    few = ", ".join(f"{name}: {number}" for name, number in found.items() if number < MIN_WINDOWS)
+    return [f"{FEW_WINDOWS} ({few})."] if few else []
 
 
 def _named(columns: Sequence[str], *, full: bool) -> list[str]:

@@ -1,10 +1,12 @@
 """What the lab is asked to compare: recipes as they stand, and variations of one, each under a label.
 
     --recipe house-g32
+    --recipe ./mine.yaml
     --variant plain=house-g32 method.mse=0.0 'method.patches=[]'
 
 A variation is a word of its own and then KEY=VALUE as `--set` takes them, each an argument, so that a value
-may hold commas and spaces. `--set` is for all of them. The first one is the reference of the comparison.
+may hold commas and spaces. A recipe as it stands is labelled by its name, a file by its stem. `--set` is for
+all of them. The first one is the reference of the comparison.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bot import job
 from bot.errors import UsageError
 from bot.recipe import Recipe
 
 LABEL = re.compile(r"[A-Za-z0-9][\w.+-]{0,47}")
+FILES = {".yaml", ".yml"}  # as `bot.recipe.load` tells a file from a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +66,10 @@ def require_same_windows(asked: Sequence[Asked], recipes: Sequence[Recipe]) -> N
 
 def _one(texts: Sequence[str], common: dict[str, str]) -> Asked:
     label, equals, recipe_name = texts[0].partition("=")
+    recipe_name = recipe_name if equals else label
+    label = label if equals or Path(label).suffix not in FILES else Path(label).stem
     pairs = [text.partition("=") for text in texts[1:]]
-    if not LABEL.fullmatch(label) or (equals and not recipe_name) or (pairs and not equals):
+    if not LABEL.fullmatch(label) or not recipe_name or (pairs and not equals):
         raise UsageError(
             f"--variant {texts[0]!r} is not LABEL=RECIPE",
             fix="for example --variant mse=gptq-w4a16-g128 method.mse=2.4",
@@ -71,4 +77,4 @@ def _one(texts: Sequence[str], common: dict[str, str]) -> Asked:
     if bad := [text for text, (key, sign, _) in zip(texts[1:], pairs, strict=True) if not sign or not key]:
         raise UsageError(f"{bad[0]!r} of {label} is not KEY=VALUE", fix="for example method.mse=2.4")
     own = {key: value for key, _, value in pairs}
-    return Asked(label=label, recipe_name=recipe_name or label, overrides=common | own)
+    return Asked(label=label, recipe_name=recipe_name, overrides=common | own)

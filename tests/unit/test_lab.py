@@ -31,13 +31,16 @@ from bot.errors import (
     InputError,
     NotServable,
     RecipeError,
+    Refused,
     ReleaseBotError,
     UsageError,
 )
+from bot.house import bar
 from bot.job import Job
-from bot.lab import compare, conditions, domains, run, tables, variants
+from bot.lab import compare, conditions, domains, folder, run, tables, variants
 from bot.lab.conditions import Conditions
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Records, Text, Variant, key_of
+from bot.lab.kept import Records
+from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Text, Variant, key_of
 from bot.measurements import Interval
 from bot.models import Base, Hardware
 from bot.serving.engine import Engine
@@ -110,6 +113,9 @@ def test_recipes_and_variations_come_in_order_with_what_is_set():
         ([["nvfp4", "method.mse=1"]], "is not LABEL=RECIPE"),
         ([["a="]], "is not LABEL=RECIPE"),
         ([["../x=nvfp4"]], "is not LABEL=RECIPE"),
+        ([["../x"]], "is not LABEL=RECIPE"),
+        ([["./my.yaml", "method.mse=1"]], "is not LABEL=RECIPE"),
+        ([["a/my.yaml"], ["b/my.yml"]], "two variants are called 'my'"),
         ([["a=nvfp4", "method.mse"]], "'method.mse' of a is not KEY=VALUE"),
         ([["a=nvfp4", "=1"]], "'=1' of a is not KEY=VALUE"),
     ],
@@ -118,6 +124,14 @@ def test_what_makes_no_sense_is_refused(texts: list[list[str]], words: str):
     with pytest.raises(UsageError) as caught:
         variants.parse(texts, {})
     assert words in str(caught.value)
+
+
+def test_a_file_is_called_by_its_stem(tmp_path: Path):
+    shutil.copy(recipes.RECIPES_DIR / "house-g32.yaml", tmp_path / "mine.yaml")
+    told = _parser().parse_args(["lab", "a/b", "--recipe", f"{tmp_path}/mine.yaml"])
+    (asked,) = variants.parse(told.variants, {"calibration.seed": "7"})
+    assert asked.label == "mine"
+    assert asked.recipe().calibration.seed == 7
 
 
 def test_a_recipe_that_is_none_is_refused_when_it_is_read():
@@ -211,6 +225,22 @@ def test_other_tokens_or_another_base_are_not_compared(name: str):
     assert "`measured` below RELEASE_BOT_HOME" in caught.value.fix
 
 
+@pytest.mark.parametrize("exact", ["everywhere", "in code", "but in one window"])
+def test_beside_a_divergence_of_zero_there_is_no_change(exact: str):
+    reference = by_domain(0.1, seed=3)
+    for name in reference if exact != "in code" else ["code"]:
+        kept = reference[name]["window"] == (0 if exact == "but in one window" else -1)
+        reference[name]["kld"] = np.where(kept, reference[name]["kld"], 0.0)
+    labelled = [("a", measured("a")), ("b", measured("b"))]
+    made = compare.variants(labelled, {"a": reference, "b": by_domain(0.1, seed=2)})
+    told = [each.domain for each in made[1].against_reference]
+    assert told == (["prose", "chat", "all"] if exact == "in code" else [])
+    evidence = lab(made, texts=[text_of(domain=name) for name in reference])
+    assert tables.UNDEFINED in tables.text(evidence).splitlines()
+    assert LabEvidence.model_validate_json(evidence.model_dump_json()) == evidence
+    assert [each.title for each in tables.points(evidence)] == ["a", "b"]
+
+
 def test_the_frontier_is_what_nothing_else_beats():
     found = {"a": (4.5, 0.10), "b": (4.5, 0.08), "c": (4.2, 0.09), "d": (4.3, 0.095), "e": (5.0, 0.08)}
     labelled = [(key, measured(key, bits)) for key, (bits, _) in found.items()]
@@ -270,7 +300,12 @@ def prepare(hub: Hub, out: Path, *texts: list[str], code: str = "0" * 64) -> lis
     asked = variants.parse(texts, {})
     work = conditions.work_folder(out, code)
     return run.prepared(
-        rehearsal.BASE, asked, [each.recipe() for each in asked], hub, Config(home=out / "home"), work
+        run.resolved(rehearsal.BASE, hub),
+        asked,
+        [each.recipe() for each in asked],
+        hub,
+        Config(home=out / "home"),
+        work,
     )
 
 
@@ -377,11 +412,12 @@ def test_a_fault_of_the_machine_ends_the_run(
         failing(hub, tmp_path, monkeypatch, error)
 
 
-def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError) -> Measured:
+def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: ReleaseBotError | None) -> Measured:
     """What is measured of a variant whose stages raise `error`; the base needs no engine here."""
 
     def stages(*_: object, **__: object) -> None:
-        raise error
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(run.pipeline, "run", stages)
     monkeypatch.setattr(run.scoring, "diverge", lambda _: None)
@@ -393,12 +429,82 @@ def failing(hub: Hub, out: Path, monkeypatch: pytest.MonkeyPatch, error: Release
     return run.measured(bench, made, asked[0])
 
 
+def test_a_variant_of_figures_that_are_no_numbers_is_shown_as_failed(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def scored(*_: object) -> tuple[Measured, dict[str, Arrays]]:
+        return measured("k").model_copy(update={"relative_error": float("nan")}), by_domain(0.1)
+
+    monkeypatch.setattr(run, "_built", lambda *_: None)
+    monkeypatch.setattr(run, "_scored", scored)
+    found = failing(hub, tmp_path, monkeypatch, None)
+    assert "relative_error nan" in (found.failure or "")
+    assert not list(tmp_path.glob("variants/*"))
+
+
+def test_a_damaged_record_is_no_result_of_a_run(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The record that the run looks for, of another recipe: its stages run, and here they fail."""
+    keys = []
+    monkeypatch.setattr(Records, "read", lambda _, found, domains: keys.append(found.key))
+    failing(hub, tmp_path, monkeypatch, BackendError("a NaN loss"))
+    monkeypatch.undo()
+    Records(tmp_path).keep(borne_out(keys[0], by_domain(0.1)), by_domain(0.1))
+    found = failing(hub, tmp_path, monkeypatch, BackendError("a NaN loss"))
+    assert found.failure == "a NaN loss"
+    assert f"the record {keys[0]} is not taken" in capsys.readouterr().err
+
+
 def test_the_command_without_network_says_what_fails_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("RELEASE_BOT_HOME", str(tmp_path / "home"))
     assert command.main(["--base", str(tmp_path), "--", "--recipe", "house-g32"]) == InputError.exit_code
     assert "there is no model" in capsys.readouterr().err
+
+
+def test_an_out_that_is_a_file_is_refused_and_out_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="is a file") as caught:
+            run.run("a/b", [], split="choose", hub=None, config=None, out=out)  # type: ignore[arg-type]
+        assert "--out" in caught.value.fix
+
+
+@pytest.mark.parametrize("other", [{"repo_id": "Qwen/other"}, {"revision": "1" * 40}], ids=["base", "commit"])
+@pytest.mark.parametrize("held_by", ["choose", "report"])
+def test_an_out_with_another_base_s_lab_is_refused_before_anything_runs(
+    hub: Asked, tmp_path: Path, other: dict[str, str], held_by: str
+):
+    base = run.resolved(rehearsal.BASE, hub)
+    held = base.model_copy(update=other)
+    path = tmp_path / f"lab-{held_by}.json"
+    path.write_text(lab([], base=held).model_dump_json(), encoding="utf-8")
+    before = path.read_bytes()
+    asked = variants.parse([["house-g32"]], {})
+    with pytest.raises(Refused) as caught:
+        run.run(
+            rehearsal.BASE, asked, split="choose", hub=hub, config=Config(home=tmp_path / "h"), out=tmp_path
+        )
+    for each in (held, base):
+        assert f"{each.repo_id}@{each.revision[:12]}" in caught.value.what
+    assert "--out" in caught.value.fix
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+def test_an_out_with_a_lab_of_the_same_base_is_taken_and_an_unreadable_one_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    base = Base(repo_id="a/b", revision="0" * 40)
+    old = json.loads(lab([]).model_dump_json()) | {"of_another_version": 1}
+    (tmp_path / "lab-report.json").write_text(json.dumps(old), encoding="utf-8")
+    folder.require_same_base(tmp_path, base)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "lab-choose.json").write_text("{", encoding="utf-8")
+    folder.require_same_base(tmp_path, base)
+    assert "lab-choose.json" in capsys.readouterr().err
 
 
 # ── what is kept and shown ─────────────────────────────────────────────────────────────────
@@ -412,7 +518,7 @@ def text_of(**more: object) -> Text:
     return Text.model_validate(given | more)
 
 
-def lab(found: list[Variant]) -> LabEvidence:
+def lab(found: list[Variant], **more: object) -> LabEvidence:
     hardware = Hardware(
         cpu="c", num_cores=2, memory_bytes=1, gpu=None, gpu_memory_bytes=None, platform="p", python="3"
     )
@@ -425,17 +531,169 @@ def lab(found: list[Variant]) -> LabEvidence:
             "hardware": hardware, "reference": "a", "num_variants": len(found), "variants": found,
             "measured_at": "now",
         }
+        | more
     )  # fmt: skip
 
 
-def test_a_record_is_found_again_with_its_arrays(tmp_path: Path):
-    records, kept = Records(tmp_path), by_domain(0.1)
-    assert records.read("k") is None
-    records.keep(measured("k"), kept)
-    assert records.read("k") == measured("k")
-    assert (records.arrays("k", "code")["kld"] == kept["code"]["kld"]).all()
-    next(tmp_path.rglob("*-code.npz")).unlink()
-    assert records.read("k") is None  # half a record is none
+DOMAINS = ["prose", "code", "chat"]
+
+
+def borne_out(key: str, found: dict[str, Arrays]) -> Measured:
+    """A record with the figures that its arrays give."""
+    record = measured(key)
+    figures = [
+        each.model_copy(
+            update={
+                "kld": float(found[each.domain]["kld"].mean()),
+                "top1_agreement": float(found[each.domain]["agree"].mean()),
+                "ppl": compare.perplexity(found[each.domain]["nll"]),
+                "base_ppl": compare.perplexity(found[each.domain]["base_nll"]),
+            }
+        )
+        for each in record.figures
+    ]
+    return record.model_copy(update={"figures": figures})
+
+
+def wanted(key: str) -> Measured:
+    """A variant of which nothing is known yet."""
+    return measured(key).model_copy(update={"figures": []})
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Records, Measured]:
+    records, found = Records(tmp_path), by_domain(0.1)
+    records.keep(borne_out("k", found), found)
+    return records, borne_out("k", found)
+
+
+def test_a_record_is_found_again_with_its_arrays(
+    kept: tuple[Records, Measured], capsys: pytest.CaptureFixture[str]
+):
+    records, record = kept
+    assert records.read(wanted("other"), DOMAINS) is None
+    assert records.read(wanted("k"), DOMAINS) == record
+    assert (records.arrays("k", "code")["kld"] == by_domain(0.1)["code"]["kld"]).all()
+    assert capsys.readouterr().err == ""
+    assert len(list(records.folder.iterdir())) == 4  # no temporary file is left
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"key": "l"}, "its key is l, not k"),
+        ({"release_key": "l"}, "its release_key is l"),
+        ({"recipe_name": "nvfp4"}, "its recipe_name is nvfp4"),
+        ({"recipe_digest": "1" * 64}, "its recipe_digest"),
+        ({"failure": "no"}, "it is of a failure: no"),
+        ({"figures": []}, "figures over nothing, not prose, code, chat"),
+        ({"tensor_bytes": "many"}, "tensor_bytes"),
+        ({"num_tokens": 1}, "for 1 tokens"),
+        ({"kld": 0.01}, "kld over prose is 0.01, by its arrays"),
+        ({"kld": None}, "figures.0.kld"),
+        ({"top1_agreement": 0.5}, "top1_agreement over prose"),
+        ({"ppl": 2.0}, "ppl over prose"),
+        ({"base_ppl": 2.0}, "base_ppl over prose"),
+        ({"domain": "verse"}, "figures over verse, code, chat, not"),
+    ],
+)
+def test_a_record_that_does_not_hold_is_told_of_and_measured_anew(
+    kept: tuple[Records, Measured], change: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
+):
+    records, record = kept
+    content = record.model_dump(mode="json")
+    part = content["figures"][0] if change.keys() <= Figures.model_fields.keys() else content
+    part.update(change)
+    (records.folder / "k.json").write_text(json.dumps(content), encoding="utf-8")
+    assert records.read(wanted("k"), DOMAINS) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert "measured anew" in line
+
+
+def damaged(path: Path, how: str) -> None:
+    if how == "lost":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif how == "a byte":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 8] ^= 0xFF
+        path.write_bytes(bytes(content))
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.ones(4))
+    elif how == "an array less":
+        np.savez(path, **{name: each for name, each in arrays(0.1).items() if name != "window"})  # type: ignore[arg-type]
+    else:
+        np.savez(path, **{name: each[:-1] for name, each in arrays(0.1).items()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "how", ["lost", "cut", "a byte", "empty", "one array", "an array less", "a token less"]
+)
+def test_arrays_that_are_damaged_are_told_of_and_measured_anew(
+    kept: tuple[Records, Measured], how: str, capsys: pytest.CaptureFixture[str]
+):
+    records, _ = kept
+    damaged(records.folder / "k-code.npz", how)
+    assert records.read(wanted("k"), DOMAINS) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "code" in line
+    assert "measured anew" in line
+
+
+def test_arrays_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that fills up in the middle of one leaves what was there before."""
+    records, found = Records(tmp_path), by_domain(0.1)
+    record = borne_out("k", found)
+    records.keep(record, found)
+
+    def full(file: object, **_: object) -> None:
+        file.write(b"PK")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        records.keep(record, found)
+    assert records.read(wanted("k"), DOMAINS) == record
+    assert len(list(records.folder.iterdir())) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_figures_that_json_cannot_hold_are_not_kept(tmp_path: Path, value: float):
+    record = measured("k")
+    odd = record.figures[1].model_copy(update={"ppl": value})
+    record = record.model_copy(update={"figures": [record.figures[0], odd, record.figures[2]]})
+    with pytest.raises(InputError, match=rf"figures\.1\.ppl {value}"):
+        Records(tmp_path).keep(record, by_domain(0.1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_windows_are_told_below_the_table():
+    def shown(number: int) -> str:
+        record = measured("a")
+        first = record.figures[0].model_copy(update={"num_windows": number})
+        record = record.model_copy(update={"figures": [first, *record.figures[1:]]})
+        return tables.text(lab(compare.variants([("a", record)], {"a": by_domain(0.1)})))
+
+    assert tables.MIN_WINDOWS == bar.MIN_WINDOWS
+    for number in (1, 2, tables.MIN_WINDOWS - 1):
+        assert f"{tables.FEW_WINDOWS} (prose: {number})." in shown(number).splitlines()
+    assert tables.FEW_WINDOWS not in shown(tables.MIN_WINDOWS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [("a", "no variants beside a"), ("ab", "1 variant beside a"), ("abc", "2 variants beside a")],
+)
+def test_the_reference_is_not_counted_beside_itself(labels: str, words: str):
+    made = compare.variants(
+        [(each, measured(each)) for each in labels], {each: by_domain(0.1) for each in labels}
+    )
+    assert f": {words}" in tables.text(lab(made)).splitlines()[0]
 
 
 def test_the_key_follows_everything_that_the_figures_depend_on():
