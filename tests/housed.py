@@ -119,6 +119,7 @@ def facts(base: str) -> BaseFacts:
     )
 
 
+@cache
 def evidence(name: str = NAME, changes: tuple[float, ...] = (-0.2, -0.15, -0.3, -0.25)) -> HouseEvidence:
     """Evidence that passes: one base a change."""
     labs = [lab(name, f"tiny-{letter}", each) for letter, each in zip("abcdefgh", changes, strict=False)]

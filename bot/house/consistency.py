@@ -56,12 +56,10 @@ def _texts(found: Sequence[Text]) -> Iterator[str]:
     by_domain = {each.domain: each for each in found}
     yield from _listed("the list of texts", (each.domain for each in found), NAMES)
     for domain in DOMAINS:
-        text = by_domain.get(domain.name)
         wanted = (domain.dataset, domain.config, domain.splits["report"], domain.column)
-        told = text and (text.dataset, text.config, text.split, text.column)
-        if told is None:
+        if (text := by_domain.get(domain.name)) is None:
             yield f"no text of {domain.name} is named"
-        elif told != wanted:
+        elif (told := (text.dataset, text.config, text.split, text.column)) != wanted:
             yield f"{domain.name} was scored on {' '.join(told)}, not on {' '.join(wanted)}"
 
 
@@ -116,7 +114,7 @@ def _held(row: Paired) -> Iterator[str]:
         ("difference", row.difference, row.difference_interval),
     ):
         if not _inside(value, interval):
-            yield f"{row.domain}: the {name} {value} is outside {interval.low} to {interval.high}"
+            yield f"{row.domain}: the {name} {value:.6g} is outside {interval.low:.6g} to {interval.high:.6g}"
 
 
 def _inside(value: float, interval: Interval) -> bool:
