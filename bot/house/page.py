@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bot import figures, house
-from bot.house.model import HouseEvidence, OnBase, base_name, gain, over_all
+from bot.house.model import ALL, HouseEvidence, OnBase, base_name, gain, over_all
 from bot.lab.record import BaseFacts, Figures, Measured
 from bot.measurements import Interval
 from bot.models import write_atomically
@@ -95,7 +95,7 @@ def _interval(found: Interval) -> str:
 
 def _domain_rows(found: OnBase) -> Iterator[Sequence[str]]:
     ours, theirs = _by_domain(found.house), _by_domain(found.counterpart)
-    for row in found.against[:-1]:
+    for row in (each for each in found.against if each.domain != ALL):
         yield (
             base_name(found),
             row.domain,
