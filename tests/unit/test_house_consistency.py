@@ -17,7 +17,7 @@ from bot.lab.record import Paired
 
 FOUND = housed.evidence()
 BASE = FOUND.bases[1]
-SHIPPED = ("house-g32", "house-g128", "house-nvfp4")
+SHIPPED = sorted(each.stem for each in house.FOLDER.glob("*.json"))
 
 
 def refusals(found: HouseEvidence) -> list[str]:
