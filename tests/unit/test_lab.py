@@ -475,8 +475,9 @@ def test_an_out_that_is_a_file_is_refused_and_out_is_named(tmp_path: Path):
 @pytest.mark.parametrize("other", [{"repo_id": "Qwen/other"}, {"revision": "1" * 40}], ids=["base", "commit"])
 @pytest.mark.parametrize("held_by", ["choose", "report"])
 def test_an_out_with_another_base_s_lab_is_refused_before_anything_runs(
-    hub: Asked, tmp_path: Path, other: dict[str, str], held_by: str
+    hub: Asked, tmp_path: Path, other: dict[str, str], held_by: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(run, "texts", lambda *_: pytest.fail("the texts are looked for"))
     base = run.resolved(rehearsal.BASE, hub)
     held = base.model_copy(update=other)
     path = tmp_path / f"lab-{held_by}.json"
