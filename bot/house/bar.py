@@ -16,15 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from bot.house import consistency, tools
-from bot.house.model import ALL, HouseEvidence, OnBase, base_name
+from bot.house.model import HouseEvidence, OnBase, base_name
 from bot.house.scaling import scales
 from bot.lab.domains import DOMAINS
-from bot.lab.record import BaseFacts, Measured
+from bot.lab.record import ALL, MIN_WINDOWS, BaseFacts, Measured
 from bot.recipe import Recipe
 
 MIN_BASES = 4
 MIN_SHAPES = 3
-MIN_WINDOWS = 32  # of fewer, a bootstrap's interval says little
 MAX_BITS_CHANGE = 0.005
 MAX_DOMAIN_CHANGE = 0.01
 MAX_SHARE = 1.1  # samples come in whole batches

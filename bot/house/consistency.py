@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from bot.house.model import ALL, OnBase
+from bot.house.model import OnBase
 from bot.lab.domains import DOMAINS
-from bot.lab.record import Figures, Measured, Paired, Text
+from bot.lab.record import ALL, Figures, Measured, Paired, Text
 from bot.measurements import Interval
 from bot.recipe import Recipe
 

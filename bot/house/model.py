@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from bot.errors import InputError
-from bot.lab.record import BaseFacts, Measured, Paired, Text
+from bot.lab.record import ALL, BaseFacts, Measured, Paired, Text
 from bot.measurements import Interval
 from bot.models import SCHEMA_VERSION, Base, Hardware, Model, Sha256
-
-ALL = "all"  # as `bot.lab.compare` calls its row over all domains, which needs NumPy; cards have none
 
 
 class Setting(Model):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bot import figures, house
-from bot.house.model import ALL, HouseEvidence, OnBase, base_name, gain, over_all
-from bot.lab.record import BaseFacts, Figures, Measured
+from bot.house.model import HouseEvidence, OnBase, base_name, gain, over_all
+from bot.lab.record import ALL, BaseFacts, Figures, Measured
 from bot.measurements import Interval
 from bot.models import write_atomically
 

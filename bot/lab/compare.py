@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bot.errors import InputError
-from bot.lab.record import Arrays, Measured, Paired, Variant
+from bot.lab.record import ALL, Arrays, Measured, Paired, Variant
 from bot.measurements import Interval
 from bot.serving.bootstrap import NUM_RESAMPLES, SEED, resampled_means
 
-ALL = "all"
 _LEVEL = (0.025, 0.975)
 Means = NDArray[np.float64]
 

@@ -29,6 +29,8 @@ from bot.models import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ALL = "all"  # the row over all domains
+MIN_WINDOWS = 32  # of fewer, a bootstrap's interval says little
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
 

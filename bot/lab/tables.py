@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bot import log
-from bot.lab.compare import ALL
-from bot.lab.record import LabEvidence, Paired, Variant
+from bot.lab.record import ALL, MIN_WINDOWS, LabEvidence, Paired, Variant
 from bot.measurements import Interval
 from bot.plots.quality import Point
 
@@ -41,7 +40,6 @@ BOUNDS = (
 RESUMED = (
     "r: quantizing was broken off and gone on with. Seconds and memory are those of the last process alone."
 )
-MIN_WINDOWS = 32
 FEW_WINDOWS = (
     f"Fewer than {MIN_WINDOWS} windows: intervals of so few are too narrow, one window's has no width, and "
     "that one leaves zero out shows nothing"

@@ -35,12 +35,11 @@ from bot.errors import (
     ReleaseBotError,
     UsageError,
 )
-from bot.house import bar
 from bot.job import Job
 from bot.lab import compare, conditions, domains, folder, run, tables, variants
 from bot.lab.conditions import Conditions
 from bot.lab.kept import Records
-from bot.lab.record import Arrays, Figures, LabEvidence, Measured, Text, Variant, key_of
+from bot.lab.record import MIN_WINDOWS, Arrays, Figures, LabEvidence, Measured, Text, Variant, key_of
 from bot.measurements import Interval
 from bot.models import Base, Hardware
 from bot.serving.engine import Engine
@@ -680,10 +679,9 @@ def test_few_windows_are_told_below_the_table():
         record = record.model_copy(update={"figures": [first, *record.figures[1:]]})
         return tables.text(lab(compare.variants([("a", record)], {"a": by_domain(0.1)})))
 
-    assert tables.MIN_WINDOWS == bar.MIN_WINDOWS
-    for number in (1, 2, tables.MIN_WINDOWS - 1):
+    for number in (1, 2, MIN_WINDOWS - 1):
         assert f"{tables.FEW_WINDOWS} (prose: {number})." in shown(number).splitlines()
-    assert tables.FEW_WINDOWS not in shown(tables.MIN_WINDOWS)
+    assert tables.FEW_WINDOWS not in shown(MIN_WINDOWS)
 
 
 @pytest.mark.parametrize(
